@@ -1,0 +1,82 @@
+"""What all tests share. Must not import drrlib at the top: jaxtyping hooks its import later."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Each of these must have run at least one test before CI may be green.
+REQUIRED_BACKENDS = ("reference", "cpu")
+
+_passed_backends: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def fresh_memory_is_nan(monkeypatch):
+    """torch.empty gives NaN (integers: the largest), so that reading unwritten memory shows.
+
+    PyTorch's own switch for this works only together with use_deterministic_algorithms, which
+    turns several operations into errors; hence the wrapping.
+    """
+
+    def filled(create):
+        def wrapper(*args, **kwargs):
+            tensor = create(*args, **kwargs)
+            if tensor.is_floating_point() or tensor.is_complex():
+                return tensor.detach().fill_(float("nan")).requires_grad_(tensor.requires_grad)
+            if tensor.dtype == torch.bool:
+                return tensor.fill_(True)
+            return tensor.fill_(torch.iinfo(tensor.dtype).max)
+
+        return wrapper
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
+    for name in ("new_empty", "new_empty_strided"):
+        monkeypatch.setattr(torch.Tensor, name, filled(getattr(torch.Tensor, name)))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real series that DRRLIB_DATA names; the test is skipped where it is unset."""
+    named = os.environ.get("DRRLIB_DATA")
+    if not named:
+        pytest.skip("DRRLIB_DATA is not set: no real series to read")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"DRRLIB_DATA names {named!r}, which is not a folder")
+    return folder
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" and report.passed and hasattr(item, "callspec"):
+        values = [v for v in item.callspec.params.values() if isinstance(v, str)]
+        _passed_backends.update(set(values) & set(REQUIRED_BACKENDS))
+    return report
+
+
+def missing_backends(config) -> list[str]:
+    """Backends without a single passed test, where CI runs the whole suite."""
+    in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+    whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
+    if not (in_ci and whole and not config.option.markexpr):
+        return []
+    return [name for name in REQUIRED_BACKENDS if name not in _passed_backends]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.OK and missing_backends(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name in missing_backends(config):
+        terminalreporter.write_line(f"ERROR: backend {name!r} passed not one test", red=True)

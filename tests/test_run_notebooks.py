@@ -1,0 +1,157 @@
+"""The notebook runner, on tiny notebooks."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import run_notebooks as runner
+
+PARAMETERS = 'profile = "quick"\nsize = 2'
+SHOW = "import os, sys\nprint(profile, size, os.path.basename(os.getcwd()), sys.executable)"
+
+
+def make(root, name="01_small", parameters=PARAMETERS, code=SHOW, tags=("parameters",)):
+    """Write a notebook with a header, a parameters cell and one more cell; return its path."""
+    cells = [
+        new_markdown_cell("# Small\n\n**Time:** none"),
+        new_code_cell(parameters, metadata={"tags": list(tags)}),
+        new_code_cell(code),
+    ]
+    path = root / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    text = '[project]\nname = "drrlib"\nversion = "1.2.3"\n\n[project.urls]\n'
+    (tmp_path / "pyproject.toml").write_text(text + 'Repository = "https://github.com/a/b"\n')
+    return tmp_path
+
+
+def run(root, *arguments):
+    return runner.main([str(a) for a in arguments], root=root)
+
+
+def executed(root, profile, name="01_small"):
+    path = root / "results" / profile / "notebooks" / f"{name}.ipynb"
+    return nbformat.read(path, as_version=4)
+
+
+def text_of(notebook):
+    return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if "text" in o)
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_runs_with_parameters_in_this_interpreter(root, capfd, profile):
+    path = make(root)
+    before = path.read_bytes()
+    assert run(root, "1", "--profile", profile, "-p", "size", "5") == 0
+    assert text_of(executed(root, profile)).split() == [profile, "5", "notebooks", sys.executable]
+    assert path.read_bytes() == before
+    table = capfd.readouterr().out
+    assert "01_small" in table and f"results/{profile}/notebooks/01_small.ipynb" in table
+
+
+def test_a_failing_notebook_fails_the_run_and_not_the_next(root, capfd):
+    make(root, "01_bad", code="1 / 0")
+    make(root, "02_good")
+    record = {"item": "Table 9", "quantity": "rate", "unit": "%", "paper": 1.0, "ours": 2.0}
+    (root / "results/quick").mkdir(parents=True)
+    (root / "results/quick/02_good.run.json").write_text(
+        json.dumps({"comparisons": [{**record, "interval": "", "verdict": "no"}]})
+    )
+    assert run(root) == 1
+    shown = capfd.readouterr()
+    assert "FAILED: ZeroDivisionError" in shown.out and "1 / 0" in shown.err
+    assert "Table 9" in shown.out
+    assert text_of(executed(root, "quick", "02_good")).startswith("quick 2")
+
+
+def test_update_stores_a_clean_quick_run(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    path = make(root, code="import os\nprint(repr(os.environ['CUDA_VISIBLE_DEVICES']))\nsize")
+    assert run(root, "--update") == 0
+    stored = nbformat.read(path, as_version=4)
+    assert [c.execution_count for c in stored.cells if c.cell_type == "code"] == [1, 2]
+    assert text_of(stored).strip() == "''"
+    assert "papermill" not in path.read_text()
+    first = path.read_bytes()
+    assert run(root, "--update") == 0
+    assert path.read_bytes() == first
+
+
+def test_update_refuses_a_large_notebook(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    path = make(root, code="print('x' * 2_000_000)")
+    before = path.read_bytes()
+    assert run(root, "--update") == 1
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("notebook", "arguments", "message"),
+    [
+        ({}, ["-p", "sise", "3"], "no parameter sise; it has profile, size"),
+        ({}, ["-p", "profile", "fast"], "choose one of: quick, full"),
+        ({}, ["07"], "names 0 notebooks"),
+        ({"tags": ()}, [], "0 cells tagged"),
+        ({"tags": ("parameters", "injected-parameters")}, [], "executed copy"),
+        ({"parameters": PARAMETERS + "\nhalf = size / 2"}, [], "literal value"),
+        ({"parameters": PARAMETERS + "\nimport os"}, [], "no plain assignment"),
+        ({"parameters": "profile = ("}, [], "literal value"),
+        ({"parameters": "size = 2"}, [], "no parameter profile"),
+        ({"parameters": 'profile = "full"'}, ["--update"], "must set profile"),
+    ],
+)
+def test_refused_before_anything_runs(root, monkeypatch, capsys, notebook, arguments, message):
+    monkeypatch.setattr(runner, "execute", lambda *a: pytest.fail("it was executed"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    make(root, **notebook)
+    assert run(root, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_notebook_is_refused(root, capsys):
+    make(root).write_text("{ not json")
+    assert run(root) == 2
+    assert "is not a notebook" in capsys.readouterr().err
+
+
+def test_update_takes_no_parameters(root):
+    with pytest.raises(SystemExit):
+        run(root, "--update", "--profile", "full")
+
+
+def test_selection_by_number_name_and_path(root):
+    paths = [make(root, name) for name in ("01_siddon_drr", "02_carm", "11_more")]
+    folder = root / "notebooks"
+    assert runner.select(folder, []) == paths
+    assert runner.select(folder, ["1"]) == runner.select(folder, ["01"]) == paths[:1]
+    assert runner.select(folder, ["carm", "notebooks/11_more.ipynb", "2"]) == paths[1:]
+    with pytest.raises(runner.Refused, match="names 3 notebooks"):
+        runner.select(folder, ["_"])
+
+
+def test_setup_cell_and_badge_are_written_once(root):
+    path = make(root)
+    assert run(root, "--write-setup") == 0
+    first = path.read_bytes()
+    assert run(root, "--write-setup") == 0
+    assert path.read_bytes() == first
+    header, setup, parameters, _ = nbformat.read(path, as_version=4).cells
+    assert header.source.startswith("# Small\n\n[![Open in Colab](")
+    assert "/github/a/b/blob/v1.2.3/notebooks/01_small.ipynb" in header.source
+    assert "-b v1.2.3 https://github.com/a/b.git repo" in setup.source
+    assert parameters.metadata.tags == ["parameters"]
+
+
+def test_the_version_stands_in_one_place():
+    url, version = runner.project_facts(runner.ROOT)
+    citation = (runner.ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\n" in citation and f'"{url}"' in citation
+    assert f"## {version}" in (runner.ROOT / "CHANGELOG.md").read_text()
