@@ -1,0 +1,100 @@
+"""Digitally reconstructed radiographs: a volume, a C-arm, and images for poses."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drrlib.carm import CArm
+from drrlib.errors import ConfigError, ShapeError
+from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients, project
+from drrlib.volume import Volume
+
+
+class DRR:
+    """Renderer of one volume by one C-arm.
+
+    Args:
+        volume: Attenuation with its affine; `volume.mu` may require a gradient.
+        carm: Intrinsics, whose lengths may require gradients.
+        method: "siddon" (exact) or "joseph" (smooth in the pose, for second-order steps).
+        backend: "auto", "cpu" or "reference".
+        patch_size: Render square patches of so many pixels; changes memory, never the image.
+
+    Raises:
+        ConfigError, BackendError: an unknown option, or a backend that cannot run here.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        carm: CArm,
+        *,
+        method: str = "siddon",
+        backend: str = "auto",
+        patch_size: int | None = None,
+    ):
+        if method not in METHODS:
+            raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+        self.volume, self.carm = volume, carm
+        self.method, self.patch_size = method, patch_size
+        self.grid = Grid(volume.mu, volume.affine)
+        self.backend = choose_backend(self.grid, backend)
+
+    def pose(self, eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
+        """world_from_camera of eta about this volume's centre; see `CArm.pose`."""
+        return self.carm.pose(eta, self.volume.center)
+
+    def __call__(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 1 height width"]:
+        """Line integrals [-] seen from each pose (world_from_camera).
+
+        Gradients: pose, the lengths of `carm`, `volume.mu`; first derivatives.
+        """
+        image = project(
+            self.grid, *self.carm.frame(pose), self.carm.height, self.carm.width,
+            method=self.method, backend=self.backend, patch_size=self.patch_size,
+        )  # fmt: skip
+        return image[:, None]
+
+    def jacobian(
+        self,
+        parameters: Float[Tensor, "b n"],
+        pose_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Float[Tensor, "b 1 height width"], Float[Tensor, "b 1 height width n"]]:
+        """Images and their derivatives with respect to the parameters of each pose.
+
+        One march: the derivatives come from the sums that the kernel keeps per ray.
+
+        Args:
+            parameters: One row per image; eta, unless `pose_of` says otherwise.
+            pose_of: Maps parameters [b, n] to world_from_camera [b, 4, 4] row by row.
+
+        Returns:
+            The image and dE/dparameters, both without autograd history.
+        """
+        if parameters.ndim != 2:
+            raise ShapeError(f"parameters has shape {tuple(parameters.shape)}; expected [batch, n]")
+        pose_of = pose_of or self.pose
+        grid = self.grid
+
+        def frames(p: Tensor) -> Tensor:
+            source, corner, *steps = self.carm.frame(pose_of(p))
+            points = [grid.to_voxel(source), grid.to_voxel(corner)]
+            return torch.cat(points + [grid.to_voxel_step(x) for x in steps], dim=-1)
+
+        p = parameters.detach()
+        # Rows do not depend on each other, so the sum over them has all the derivatives.
+        slope = torch.autograd.functional.jacobian(lambda x: frames(x).sum(dim=0), p)  # [12, b, n]
+        image, sums = endpoint_gradients(
+            grid, frames(p), self.carm.height, self.carm.width,
+            method=self.method, backend=self.backend,
+        )  # fmt: skip
+        at_source, corner, column, row = slope.to(sums).permute(1, 0, 2).split(3, dim=1)
+        j = torch.arange(self.carm.width).to(sums)[:, None] + 0.5
+        i = torch.arange(self.carm.height).to(sums)[:, None, None] + 0.5
+        ds, dp = sums[..., :3].flatten(1, 2), sums[..., 3:].flatten(1, 2)  # [b, h w, 3]
+        shape = (*image.shape, p.shape[1])
+        jacobian = (ds @ at_source + dp @ corner).reshape(shape)
+        jacobian += j * (dp @ column).reshape(shape) + i * (dp @ row).reshape(shape)
+        return image[:, None], jacobian[:, None]

@@ -1,0 +1,114 @@
+"""A volume as the projectors see it: attenuation on a grid, and where the grid lies."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drrlib.errors import DtypeError, GeometryError, ShapeError
+
+# The kernels index with 32-bit integers.
+_MOST_VOXELS = 2**31 - 1
+
+
+class Grid:
+    """Attenuation `mu[x, y, z]` [1/mm] with its affine; constant inside a voxel, zero outside.
+
+    The grid keeps one padded copy of the support of `mu` for the CPU kernel. It is made at
+    the first render and made again when `mu` was changed in place (torch's version counter
+    tells; a write through `mu.data` escapes it).
+
+    Args:
+        mu: Linear attenuation [1/mm], float32 or float64, any strides.
+        affine: world_from_voxel [mm], column vectors; voxel (0, 0, 0) has its centre at index 0.
+            May be oblique, mirrored, anisotropic and sheared. Takes no gradient.
+
+    Raises:
+        ShapeError: `mu` is not [x, y, z] with at least one voxel, or `affine` not 4x4.
+        DtypeError: `mu` is not float32 or float64.
+        GeometryError: `affine` is not finite or cannot be inverted.
+    """
+
+    def __init__(self, mu: Float[Tensor, "x y z"], affine: Float[Tensor, "4 4"]):
+        if mu.ndim != 3 or mu.numel() == 0:
+            raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
+        if mu.dtype not in (torch.float32, torch.float64):
+            raise DtypeError(f"mu has dtype {mu.dtype}; expected float32 or float64: convert it")
+        if tuple(affine.shape) != (4, 4):
+            raise ShapeError(f"affine has shape {tuple(affine.shape)}; expected (4, 4)")
+        affine = affine.detach().to(dtype=torch.float64, device=mu.device)
+        linear = affine[:3, :3]
+        scale = linear.norm(dim=0).prod()
+        if not bool(torch.isfinite(affine).all()) or bool(linear.det().abs() <= 1e-6 * scale):
+            raise GeometryError(
+                "affine cannot be inverted (or has infinite entries); expected a world_from_voxel "
+                "matrix with three independent voxel axes [mm]"
+            )
+        self.mu = mu
+        self.affine = affine
+        self.voxel_from_world = torch.linalg.inv(affine)
+        self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
+        self._padded: tuple[int, Padded] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        return tuple(self.mu.shape)
+
+    def to_voxel(self, points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+        """World points [mm] in voxel coordinates (integers are voxel centres), float64."""
+        m = self.voxel_from_world
+        return points.to(m) @ m[:3, :3].T + m[:3, 3]
+
+    def to_voxel_step(self, steps: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+        """World displacements [mm] in voxel coordinates, float64."""
+        m = self.voxel_from_world
+        return steps.to(m) @ m[:3, :3].T
+
+    def padded(self) -> "Padded":
+        """The support of `mu` inside a shell of zeros, for the CPU kernel; cached."""
+        version = self.mu._version
+        if self._padded is None or self._padded[0] != version:
+            self._padded = (version, Padded(self.mu.detach()))
+        return self._padded[1]
+
+
+class Padded:
+    """A contiguous copy of the bounding box of the non-zero voxels with zeros around it.
+
+    One layer of zeros below and two above each axis: a ray that enters through a side face
+    then reads zeros instead of asking whether it is inside. The odd strides that result also
+    keep power-of-two volumes from mapping every voxel of a ray to one cache set.
+
+    Attributes:
+        values: float32 array [nx + 3, ny + 3, nz + 3].
+        lower: index in `mu` of the first voxel of the box, int64 [3].
+        count: number of voxels of the box, int64 [3].
+    """
+
+    def __init__(self, mu: Float[Tensor, "x y z"]):
+        lower, upper = _support(mu)
+        box = mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
+        size = [n + 3 for n in box.shape]
+        if np.prod(size, dtype=np.int64) > _MOST_VOXELS:
+            raise ShapeError(
+                f"mu has a support of {tuple(box.shape)} voxels; the CPU kernel takes at most "
+                f"{_MOST_VOXELS}: crop or coarsen the volume, or use backend='reference'"
+            )
+        values = torch.zeros(size, dtype=torch.float32)
+        values[1:-2, 1:-2, 1:-2] = box
+        self.values = values.numpy()
+        self.lower = np.array(lower, dtype=np.int64)
+        self.count = np.array(box.shape, dtype=np.int64)
+
+
+def _support(mu: Float[Tensor, "x y z"]) -> tuple[list[int], list[int]]:
+    """First and one-past-last index of the non-zero voxels; one voxel where all are zero."""
+    filled = mu != 0
+    plane = filled.any(dim=2)
+    lower, upper = [], []
+    for line in (plane.any(dim=1), plane.any(dim=0), filled.any(dim=0).any(dim=0)):
+        where = torch.nonzero(line).flatten()
+        lower.append(int(where[0]) if len(where) else 0)
+        upper.append(int(where[-1]) + 1 if len(where) else 1)
+    return lower, upper

@@ -1,0 +1,322 @@
+"""Projection of a grid, whatever the backend: checks, choice of backend, autograd."""
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from drrlib.errors import BackendError, ConfigError, DeviceError, ShapeError
+from drrlib.projectors import reference
+from drrlib.projectors.grid import Grid, Padded
+
+METHODS = tuple(reference.METHODS)
+BACKENDS = ("auto", "reference", "cpu")
+
+# Rays that the reference takes at once where no patch size is given: its tables hold
+# nx + ny + nz numbers per ray.
+_REFERENCE_RAYS = 4096
+
+
+def choose_backend(grid: Grid, backend: str = "auto") -> str:
+    """The backend that will run: the named one, or for "auto" the fastest that can.
+
+    Raises:
+        ConfigError: an unknown name.
+        BackendError: the named backend cannot take this grid.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}")
+    fits = grid.mu.device.type == "cpu" and grid.mu.dtype == torch.float32
+    if backend == "cpu" and not fits:
+        raise BackendError(
+            f"backend 'cpu' takes float32 volumes on the CPU; got {grid.mu.dtype} on "
+            f"{grid.mu.device}: convert with volume.to(...), or use backend='reference'"
+        )
+    if backend == "auto":
+        return "cpu" if fits else "reference"
+    return backend
+
+
+def project(
+    grid: Grid,
+    source: Float[Tensor, "b 3"],
+    corner: Float[Tensor, "b 3"],
+    col_step: Float[Tensor, "b 3"],
+    row_step: Float[Tensor, "b 3"],
+    height: int,
+    width: int,
+    *,
+    method: str = "siddon",
+    backend: str = "auto",
+    patch_size: int | None = None,
+) -> Float[Tensor, "b height width"]:
+    """Line integrals from a source to every pixel centre of a flat detector, for each pose.
+
+    Args:
+        grid: The volume.
+        source: X-ray source [mm, world].
+        corner: Outer corner of pixel (0, 0) [mm, world].
+        col_step, row_step: From a pixel to its right and its lower neighbour [mm, world];
+            pixel (i, j) has its centre at corner + (j + 1/2) col_step + (i + 1/2) row_step.
+        height, width: Rows and columns.
+        method: "siddon" (exact) or "joseph" (smooth in the pose).
+        backend: "reference" (any float dtype and device), "cpu" (float32), or "auto".
+        patch_size: Render squares of this many pixels one after the other. The image does not
+            depend on it; the reference needs less memory, the kernel needs none.
+
+    Returns:
+        Line integrals [-], of the dtype of `grid.mu`; zero where a ray misses the grid.
+
+    Gradients:
+        grid.mu, source, corner, col_step, row_step; first derivatives. With "siddon" exact but
+        with jumps where a ray meets a voxel edge; finite always.
+
+    Raises:
+        ShapeError, DeviceError: tensors disagree.
+        ConfigError: unknown method or backend, or a size below 1.
+        BackendError: the named backend cannot run here.
+    """
+    choice = choose_backend(grid, backend)
+    for name, value in (("height", height), ("width", width), ("patch_size", patch_size or 1)):
+        if int(value) != value or value < 1:
+            raise ConfigError(f"{name} is {value}; expected a whole number of at least 1")
+    _check(grid, method, source=source, corner=corner, col_step=col_step, row_step=row_step)
+    points = [grid.to_voxel(source), grid.to_voxel(corner)]
+    steps = [grid.to_voxel_step(col_step), grid.to_voxel_step(row_step)]
+    frames = torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1)  # [b, 12]
+    if choice == "cpu":
+        return _CpuProject.apply(grid.mu, frames, grid, height, width, method, patch_size)
+    return _reference_images(grid, frames, height, width, method, patch_size)
+
+
+def line_integrals(
+    grid: Grid,
+    source: Float[Tensor, "*#ray 3"],
+    target: Float[Tensor, "*#ray 3"],
+    *,
+    method: str = "siddon",
+    backend: str = "auto",
+    patch_size: int | None = None,
+) -> Float[Tensor, "*ray"]:
+    """Line integrals along any source-target segments, such as fan beams or chosen pixels.
+
+    Args:
+        grid: The volume.
+        source, target: Segment ends [mm, world]; they broadcast.
+        method, backend: As in `project`.
+        patch_size: Take patch_size x patch_size rays at a time (reference only matters).
+
+    Returns:
+        Line integrals [-]; a segment may begin or end inside the grid.
+
+    Gradients:
+        grid.mu, source, target, as in `project`.
+
+    Raises:
+        As `project`.
+    """
+    choice = choose_backend(grid, backend)
+    _check(grid, method, source=source, target=target)
+    try:
+        source, target = torch.broadcast_tensors(source, target)
+    except RuntimeError:
+        raise ShapeError(
+            f"source {tuple(source.shape)} and target {tuple(target.shape)} do not broadcast; "
+            "expected [..., 3] each"
+        ) from None
+    s, p = grid.to_voxel(source).reshape(-1, 3), grid.to_voxel(target).reshape(-1, 3)
+    if choice == "cpu":
+        # A ray is a detector of one pixel without extent.
+        frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
+        values = _CpuProject.apply(grid.mu, frames, grid, 1, 1, method, None)
+    else:
+        rays = patch_size**2 if patch_size else _REFERENCE_RAYS
+        values = _reference_rays(grid, s, p, method, rays)
+    return values.reshape(source.shape[:-1])
+
+
+def endpoint_gradients(
+    grid: Grid,
+    frames: Float[Tensor, "b 12"],
+    height: int,
+    width: int,
+    *,
+    method: str = "siddon",
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "b height width"], Float[Tensor, "b height width 6"]]:
+    """Image, and per pixel the derivatives of its value with respect to source and target.
+
+    Args:
+        frames: Source, corner, column step and row step in voxel coordinates.
+
+    Returns:
+        The image and (dE/dsource, dE/dtarget) [1/voxel], both detached.
+    """
+    if choose_backend(grid, backend) == "cpu":
+        return _cpu_forward(grid.padded(), grid, frames.detach(), height, width, method, None)
+    source, target = (x.reshape(-1, 3) for x in _flat_rays(frames.detach(), height, width))
+    mu, metric = grid.mu.detach(), grid.metric
+    values, sums = [], []
+    for part in torch.arange(len(source)).split(_REFERENCE_RAYS):
+        with torch.enable_grad():
+            ends = [x[part].to(mu.dtype).requires_grad_() for x in (source, target)]
+            value = reference.METHODS[method](mu, metric, *ends)
+            sums.append(torch.cat(torch.autograd.grad(value.sum(), ends), dim=-1))
+        values.append(value.detach())
+    shape = (len(frames), height, width)
+    return torch.cat(values).reshape(shape), torch.cat(sums).reshape(*shape, 6)
+
+
+def _check(grid: Grid, method: str, **points: Tensor) -> None:
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
+    for name, tensor in points.items():
+        if tensor.ndim < 1 or tensor.shape[-1] != 3:
+            raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected [..., 3]")
+        if tensor.device != grid.mu.device:
+            raise DeviceError(
+                f"{name} is on {tensor.device} and mu on {grid.mu.device}; move one of them"
+            )
+
+
+# --- reference
+
+
+def _flat_rays(frames: Float[Tensor, "b 12"], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Source and target of every pixel, [b, height * width, 3] each."""
+    source, corner, col_step, row_step = frames[:, None, None].split(3, dim=-1)
+    i = torch.arange(height, dtype=frames.dtype, device=frames.device)[:, None, None] + 0.5
+    j = torch.arange(width, dtype=frames.dtype, device=frames.device)[:, None] + 0.5
+    target = corner + j * col_step + i * row_step  # [b, height, width, 3]
+    return source.expand_as(target).flatten(1, 2), target.flatten(1, 2)
+
+
+def _reference_images(grid, frames, height, width, method, patch_size) -> Tensor:
+    source, target = _flat_rays(frames, height, width)
+    if patch_size is None:
+        values = _reference_rays(
+            grid, source.reshape(-1, 3), target.reshape(-1, 3), method, _REFERENCE_RAYS
+        )
+        return values.reshape(len(frames), height, width)
+    source, target = (x.reshape(len(frames), height, width, 3) for x in (source, target))
+    rows = []
+    for top in range(0, height, patch_size):
+        row = []
+        for left in range(0, width, patch_size):
+            window = (slice(None), slice(top, top + patch_size), slice(left, left + patch_size))
+            s, p = source[window], target[window]
+            values = _reference_rays(grid, s.reshape(-1, 3), p.reshape(-1, 3), method, s.numel())
+            row.append(values.reshape(s.shape[:-1]))
+        rows.append(torch.cat(row, dim=2))
+    return torch.cat(rows, dim=1)
+
+
+def _reference_rays(grid, source, target, method, rays) -> Tensor:
+    """A few rays at a time; their tables are made again for the backward pass, not kept."""
+    cast = [x.to(grid.mu.dtype).split(rays) for x in (source, target)]
+    trace = reference.METHODS[method]
+    parts = [
+        checkpoint(trace, grid.mu, grid.metric, s, p, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else trace(grid.mu, grid.metric, s, p)
+        for s, p in zip(*cast, strict=True)
+    ]
+    return torch.cat(parts) if parts else grid.mu.new_zeros(0)
+
+
+# --- CPU kernels
+
+
+class _CpuProject(torch.autograd.Function):
+    """Images of the fused kernel; backward is a product with the sums of the same march."""
+
+    @staticmethod
+    def forward(ctx, mu, frames, grid, height, width, method, patch_size):
+        keep = ctx.needs_input_grad[1]
+        image, sums = _cpu_forward(
+            grid.padded(), grid, frames, height, width, method, patch_size, keep=keep
+        )
+        ctx.save_for_backward(frames, *([sums] if keep else []))
+        ctx.grid, ctx.method = grid, method
+        return image
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        frames, *sums = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_mu = grad_frames = None
+        if ctx.needs_input_grad[0]:
+            grad_mu = _cpu_adjoint(ctx.grid, frames, grad, ctx.method)
+        if ctx.needs_input_grad[1]:
+            from drrlib.projectors import cpu_kernels
+
+            out = np.empty((*grad.shape[:2], 12))
+            with _announce(cpu_kernels.reduce):
+                cpu_kernels.reduce(grad.numpy(), sums[0].numpy(), out)
+            grad_frames = torch.from_numpy(out.sum(axis=1))
+        return grad_mu, grad_frames, None, None, None, None, None
+
+
+def _cpu_forward(
+    padded: Padded, grid: Grid, frames, height, width, method, patch_size, *, keep: bool = True
+) -> tuple[Tensor, Tensor]:
+    from drrlib.projectors import cpu_kernels
+
+    frames = frames.numpy().copy()
+    by_rows = np.abs(frames[:, 11]) >= np.abs(frames[:, 8])
+    frames[:, :3] += 1.5 - padded.lower
+    frames[:, 3:6] += 1.5 - padded.lower
+    batch = len(frames)
+    image = torch.empty(batch, height, width)
+    kept = (height, width) if keep else (0, 0)
+    sums = torch.empty(batch, *kept, 6)
+    patch = patch_size or max(height, width)
+    with _announce(cpu_kernels.forward):
+        for top in range(0, height, patch):
+            for left in range(0, width, patch):
+                window = np.array(
+                    [top, left, min(patch, height - top), min(patch, width - left)]
+                )
+                cpu_kernels.forward(
+                    padded.values, padded.count, frames, grid.metric.numpy(),
+                    method == "joseph", window, image.numpy(), sums.numpy(), by_rows,
+                )  # fmt: skip
+    return image, sums
+
+
+def _cpu_adjoint(grid: Grid, frames: Tensor, grad: Tensor, method: str) -> Tensor:
+    from drrlib.projectors import cpu_adjoint
+
+    frames = frames.numpy().copy()
+    frames[:, :6] += 1.5
+    out = np.zeros([n + 3 for n in grid.shape])
+    with _announce(cpu_adjoint.adjoint):
+        cpu_adjoint.adjoint(
+            grad.numpy(), np.array(grid.shape), frames, grid.metric.numpy(),
+            method == "joseph", out,
+        )  # fmt: skip
+    return torch.from_numpy(out[1:-2, 1:-2, 1:-2]).to(grid.mu.dtype)
+
+
+@contextlib.contextmanager
+def _announce(kernel) -> Iterator[None]:
+    """Say so if a kernel's first call takes long: it is being compiled, once per machine."""
+    if kernel.signatures:
+        yield
+        return
+    message = "drrlib: compiling the CPU kernel (about half a minute, kept for later runs) ..."
+    timer = threading.Timer(3.0, print, [message], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
