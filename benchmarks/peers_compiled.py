@@ -56,7 +56,7 @@ class ItkSiddon:
         caster.SetProjectionAngle(0.0)
         caster.SetThreshold(0.0)
         caster.SetInputImage(self.volume)
-        caster.Initialize() if hasattr(caster, "Initialize") else None
+        caster.Initialize()
         resample = itk.ResampleImageFilter[kind, kind].New(Input=self.volume)
         resample.SetInterpolator(caster)
         resample.SetTransform(itk.IdentityTransform[itk.D, 3].New())
@@ -212,7 +212,7 @@ class Plastimatch:
         def image():
             run()
             raw = np.fromfile(f"{output}0000.raw", np.float32).reshape(view.n, view.n)
-            return 10.0 * raw  # it gives cm and not mm
+            return 10.0 * raw[:, ::-1]  # it gives cm and not mm, seen from the source
 
         return [Case(self.library, "exact", "siddon", "image", run, image, own_clock=True)]
 

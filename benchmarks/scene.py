@@ -105,18 +105,21 @@ def blobs(n: int, seed: int = 0) -> Scene:
     """n^3 voxels over 256 mm: Gaussian blobs inside an ellipsoidal shell, without symmetry.
 
     Nowhere zero: skipping empty space would help drrlib alone, so there is none to skip.
-    Smooth, so that interpolating methods see the same object as Siddon's.
+    Smooth, so that interpolating methods see the same object as Siddon's, and fading to the
+    faces, where the libraries treat the outer half voxel differently.
     """
     random = np.random.default_rng(seed)
     spacing = EXTENT / n
     x = ((np.arange(n) + 0.5) * spacing - EXTENT / 2).astype(np.float32)
     center = np.array([6.0, -4.0, 3.0])
-    radius = np.array([100.0, 112.0, 118.0])
+    radius = np.array([88.0, 98.0, 100.0])
     square = [((x - c) / r) ** 2 for c, r in zip(center, radius, strict=True)]
+    fade = np.cos(np.pi * x / EXTENT) ** 2
     mu = np.empty((n, n, n), np.float32)
     for i in range(n):  # one plane at a time: little memory beside the volume
         r = np.sqrt(square[0][i] + square[1][:, None] + square[2][None, :])
-        mu[i] = 2e-4 + 0.03 * np.exp(-0.5 * ((r - 1) / 0.04) ** 2)
+        mu[i] = 2e-4 * fade[i] * fade[:, None] * fade[None, :]
+        mu[i] += 0.03 * np.exp(-0.5 * ((r - 1) / 0.04) ** 2)
     for _ in range(12):
         at, width = random.uniform(-60, 60, 3), random.uniform(9, 28, 3)
         gx, gy, gz = (

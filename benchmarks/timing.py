@@ -22,7 +22,6 @@ class Case:
         image: The image in drrlib's orientation, for the comparison with the reference.
         value: The similarity that a step arrives at.
         own_clock: `run` returns milliseconds itself (a program that reports its own time).
-        slow: Seconds per run, and not tens of milliseconds.
     """
 
     library: str
@@ -33,7 +32,6 @@ class Case:
     image: Callable[[], np.ndarray] | None = None
     value: Callable[[], float] | None = None
     own_clock: bool = False
-    slow: bool = False
     times: list[float] = field(default_factory=list)
 
     @property
@@ -59,14 +57,12 @@ def interleave(cases: list[Case], repeats: int, budget_s: float) -> None:
     """Fill `times`: one warm-up run each, then A B C A B C ...
 
     A case that takes long gets fewer repeats, spread over the rounds, so that all its repeats
-    together stay near `budget_s`; at least two, whatever they cost (one where it is slow).
+    together stay near `budget_s`; at least three, whatever they cost.
     """
     count = {}
     for case in cases:
-        case.run()
-        quick = case.once()
-        least = 1 if case.slow and quick > 500 * budget_s else 2
-        count[id(case)] = int(min(repeats, max(least, budget_s * 1e3 // max(quick, 1e-3))))
+        warm = max(case.once(), 1e-3)
+        count[id(case)] = int(min(repeats, max(3, 1e3 * budget_s // warm)))
     for turn in range(repeats):
         for case in cases:
             k = count[id(case)]

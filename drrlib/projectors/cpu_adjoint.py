@@ -6,13 +6,13 @@ tasks write one voxel and the sums come in one order, whatever the number of thr
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from drrlib.projectors.cpu_kernels import (
-    MATH,
     i32,
     joseph_cell,
     joseph_range,
+    kernel,
     siddon_range,
     siddon_slab,
     trace,
@@ -21,7 +21,7 @@ from drrlib.projectors.cpu_kernels import (
 SLABS = 32  # in a block
 
 
-@njit(fastmath=MATH, error_model="numpy", cache=True, nogil=True)
+@kernel
 def spread_slab(out, k, joseph, value, span, cut, steps, line):
     """Add value x weight to the voxels that slab k reads, in the flat padded array `out`."""
     if joseph:
@@ -44,7 +44,7 @@ def spread_slab(out, k, joseph, value, span, cut, steps, line):
         out[i2] += value * (t1 - tb)
 
 
-@njit(fastmath=MATH, error_model="numpy", cache=True, nogil=True, parallel=True)
+@kernel(parallel=True)
 def adjoint(grad, count, frames, metric, joseph, out):
     """Volume gradient of a batch of images.
 

@@ -20,24 +20,33 @@ only the length of the segment, hence D . dI/ds = I - V(s) and D . dI/dp = V(p) 
 V(s) and V(p) are the attenuation at the ends (zero outside the grid).
 """
 
+import functools
+import inspect
+
+import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 f32, i32, u32 = np.float32, np.int32, np.uint32
 
-# Reassociation lets the compiler sum in vector lanes; NaN and infinity keep their meaning.
-MATH = {"reassoc", "contract", "nsz", "arcp"}
-_kernel = njit(fastmath=MATH, error_model="numpy", cache=True, nogil=True)
-_parallel_kernel = njit(
-    fastmath=MATH, error_model="numpy", cache=True, nogil=True, parallel=True
-)
+
+def kernel(function=None, **options):
+    """Compile for the CPU. Reassociation lets the compiler sum in vector lanes; NaN and infinity
+    keep their meaning. A shape-checking wrapper, which tests put around every function, is
+    taken off first: Numba compiles the plain function."""
+    if function is None:
+        return functools.partial(kernel, **options)
+    math = {"reassoc", "contract", "nsz", "arcp"}
+    compiled = numba.njit(fastmath=math, error_model="numpy", cache=True, nogil=True, **options)
+    return compiled(inspect.unwrap(function))
+
 
 # Rays are walked in tiles of 16 along the image axis that follows the contiguous voxel axis:
 # neighbours then find their voxels in the first-level cache.
 TILE_LONG, TILE_SHORT = 16, 2
 
 
-@_kernel
+@kernel
 def trace(s, d, count, margin):
     """The ray over its dominant axis, and the part of it inside the grid.
 
@@ -72,7 +81,7 @@ def trace(s, d, count, margin):
     return (a, b, c), (max(lo, start), min(hi, end)), (start > lo, end < hi), line
 
 
-@_kernel
+@kernel
 def siddon_slab(k, lo, hi, steps, line):
     """Siddon steps 2-4 in slab k, cut to t in [lo, hi].
 
@@ -108,7 +117,7 @@ def siddon_slab(k, lo, hi, steps, line):
     return t0, ta, tb, t1, u32(i0), u32(i1), u32(i2), ty, tz
 
 
-@_kernel
+@kernel
 def siddon_slabs(mu, first, last, lo, hi, steps, line):
     """Step 5 over slabs first .. last - 1: (S, Ay, By, Az, Bz)."""
     total = f32(0)
@@ -127,7 +136,7 @@ def siddon_slabs(mu, first, last, lo, hi, steps, line):
     return total, ay, by, az, bz
 
 
-@_kernel
+@kernel
 def siddon_range(span, cut):
     """First and one-past-last slab, and where to cut them.
 
@@ -138,7 +147,7 @@ def siddon_range(span, cut):
     return first, last, f32(span[0] if cut[0] else first), f32(span[1] if cut[1] else last)
 
 
-@_kernel
+@kernel
 def siddon_ray(mu, span, cut, steps, line):
     """The five sums of one ray and the attenuation at its two ends."""
     first, last, lo, hi = siddon_range(span, cut)
@@ -151,7 +160,7 @@ def siddon_ray(mu, span, cut, steps, line):
     return total, ay, by, az, bz, low_value, high_value
 
 
-@_kernel
+@kernel
 def joseph_cell(k, steps, line):
     """Joseph step 2 in slab k: t, flat index of the lowest of four voxels, weights in y, z."""
     sa, sb, sc = steps
@@ -165,7 +174,7 @@ def joseph_cell(k, steps, line):
     return t, index, y - jy, z - jz
 
 
-@_kernel
+@kernel
 def joseph_slabs(mu, first, last, steps, line):
     """Slabs first .. last - 1: (S, Ay, By, Az, Bz), slopes in the place of Siddon's jumps."""
     total = f32(0)
@@ -186,7 +195,7 @@ def joseph_slabs(mu, first, last, steps, line):
     return total, ay, by, az, bz
 
 
-@_kernel
+@kernel
 def joseph_range(span, cut):
     """Whole slabs first .. last - 1, and the weights of the two cut ones around them (step 3).
 
@@ -205,7 +214,7 @@ def joseph_range(span, cut):
     return first, last, f32(low_weight), f32(high_weight)
 
 
-@_kernel
+@kernel
 def joseph_ray(mu, span, cut, steps, line):
     """The five sums of one ray and the samples in the slabs that hold its two ends."""
     first, last, low_weight, high_weight = joseph_range(span, cut)
@@ -223,7 +232,7 @@ def joseph_ray(mu, span, cut, steps, line):
     return total, ay, by, az, bz, low_value, high_value if cut[1] else f32(0)
 
 
-@_kernel
+@kernel
 def march(mu, strides, count, joseph, s, d, metric, sums):
     """Line integral E of one ray, and dE/ds, dE/dp in `sums` [6] (voxel coordinates).
 
@@ -265,7 +274,7 @@ def march(mu, strides, count, joseph, s, d, metric, sums):
     return length * integral
 
 
-@_parallel_kernel
+@kernel(parallel=True)
 def forward(mu, count, frames, metric, joseph, window, image, sums, by_rows):
     """Render a window of the detectors, and keep the endpoint gradients.
 
@@ -306,7 +315,7 @@ def forward(mu, count, frames, metric, joseph, window, image, sums, by_rows):
                         sums[pose, i, j, q] = ray[q]
 
 
-@_parallel_kernel
+@kernel(parallel=True)
 def reduce(grad, sums, out):
     """Chain the image gradient [b, h, w] through `sums` to the frames: out [b, h, 12].
 

@@ -282,9 +282,7 @@ def _cpu_forward(
     with _announce(cpu_kernels.forward):
         for top in range(0, height, patch):
             for left in range(0, width, patch):
-                window = np.array(
-                    [top, left, min(patch, height - top), min(patch, width - left)]
-                )
+                window = np.array([top, left, min(patch, height - top), min(patch, width - left)])
                 cpu_kernels.forward(
                     padded.values, padded.count, frames, grid.metric.numpy(),
                     method == "joseph", window, image.numpy(), sums.numpy(), by_rows,

@@ -1,0 +1,147 @@
+"""Step rules of the paper on a batch of starts: GD, GDM, GDDM, Adam.
+
+Source: Alfiansyah et al. 2024, doi:10.3844/jcssp.2024.1593.1601, Eq. 3-6; Adam by Kingma and
+Ba 2015. Every row of the parameters [n, 6] moves as if it were alone. Columns 0-2 (angles)
+use `lr_rotation`, columns 3-5 (millimetres) use `lr_translation`. A row whose gradient is not
+finite stays where it is, and so does its state.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from drrlib.errors import ConfigError
+
+Rows = Float[Tensor, "n 6"]
+
+
+class State(NamedTuple):
+    """First and second moments and step counts, one row per start."""
+
+    first: Rows
+    second: Rows
+    count: Int[Tensor, " n"]
+
+    def select(self, mask: Bool[Tensor, " n"]) -> "State":
+        """The rows that go on."""
+        return State(*(x[mask] for x in self))
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Learning rates, and what all step rules share.
+
+    Args:
+        lr_rotation: Rate of the angles.
+        lr_translation: Rate of the translations.
+    """
+
+    lr_rotation: float
+    lr_translation: float
+
+    def __post_init__(self):
+        for name in ("lr_rotation", "lr_translation"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")
+
+    def init(self, params: Rows) -> State:
+        """State before the first step."""
+        zero = torch.zeros_like(params)
+        return State(zero, zero, torch.zeros(len(params), dtype=torch.long))
+
+    def step(self, params: Rows, grad: Rows, state: State, scale: float = 1.0):
+        """New parameters and state; `scale` multiplies both rates, for schedules."""
+        sound = torch.isfinite(grad).all(dim=1)
+        count = state.count + 1
+        change, first, second = self.change(torch.nan_to_num(grad), state, count)
+        rates = params.new_tensor([self.lr_rotation] * 3 + [self.lr_translation] * 3)
+        row = sound[:, None]
+        moved = torch.where(row, params - scale * rates * change, params)
+        return moved, State(
+            torch.where(row, first, state.first),
+            torch.where(row, second, state.second),
+            torch.where(sound, count, state.count),
+        )
+
+
+@dataclass(frozen=True)
+class GD(Optimizer):
+    """Gradient descent (Eq. 3): theta <- theta - alpha grad."""
+
+    lr_rotation: float = 0.05
+    lr_translation: float = 150.0
+
+    def change(self, grad, state, count):
+        return grad, state.first, state.second
+
+
+@dataclass(frozen=True)
+class GDM(Optimizer):
+    """With momentum (Eq. 4): v <- beta v + (1 - beta) grad; theta <- theta - alpha v."""
+
+    lr_rotation: float = 0.05
+    lr_translation: float = 150.0
+    beta: float = 0.9
+
+    def change(self, grad, state, count):
+        v = self.beta * state.first + (1 - self.beta) * grad
+        return v, v, state.second
+
+
+@dataclass(frozen=True)
+class GDDM(Optimizer):
+    """With dampened momentum (Eq. 5): v <- beta v + (1 - gamma) grad.
+
+    The equation is garbled in print; this is the form of the code it descends from, with
+    momentum 0.9 and dampening 0.2. `torch.optim.SGD` differs in the first step, where it takes
+    v = grad without dampening; here v starts at zero.
+    """
+
+    lr_rotation: float = 0.05
+    lr_translation: float = 150.0
+    beta: float = 0.9
+    gamma: float = 0.2
+
+    def change(self, grad, state, count):
+        v = self.beta * state.first + (1 - self.gamma) * grad
+        return v, v, state.second
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam with bias correction (Eq. 6). The rates are about the size of one step."""
+
+    lr_rotation: float = 0.02
+    lr_translation: float = 2.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def change(self, grad, state, count):
+        first = self.beta1 * state.first + (1 - self.beta1) * grad
+        second = self.beta2 * state.second + (1 - self.beta2) * grad.square()
+        steps = count[:, None].to(grad)
+        m, v = first / (1 - self.beta1**steps), second / (1 - self.beta2**steps)
+        return m / (v.sqrt() + self.eps), first, second
+
+
+OPTIMIZERS = {"gd": GD, "gdm": GDM, "gddm": GDDM, "adam": Adam}
+
+
+def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
+    """The step rule of that name at its default rates, or the given object itself.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if isinstance(optimizer, str):
+        if optimizer.lower() not in OPTIMIZERS:
+            raise ConfigError(
+                f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)} or pass an "
+                "object of drrlib.optimizers"
+            )
+        return OPTIMIZERS[optimizer.lower()]()
+    return optimizer

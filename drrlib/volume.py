@@ -1,0 +1,137 @@
+"""CT as linear attenuation on a grid with a full affine."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drrlib.errors import ConfigError, GeometryError, ShapeError, VolumeError
+
+# Linear attenuation of water at 60 keV [1/mm]: 0.2059 cm2/g x 1 g/cm3.
+# Source: Hubbell and Seltzer, NIST XCOM / NISTIR 5632, table for liquid water.
+MU_WATER = 0.02059
+
+
+def hu_to_mu(
+    hu: Float[Tensor, "x y z"], mu_water: float = MU_WATER, air_hu: float = -1000.0
+) -> Float[Tensor, "x y z"]:
+    """Linear attenuation [1/mm] of Hounsfield units: mu = mu_water (1 + HU / 1000), at least 0.
+
+    The definition of the Hounsfield scale solved for mu. Everything at or below `air_hu`
+    becomes exactly 0, padding such as -2048 included.
+    """
+    mu = (mu_water * (1 + hu / 1000)).clamp_min(0)
+    return torch.where(hu <= air_hu, 0.0, mu)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Attenuation with its place in the world.
+
+    Args:
+        mu: Linear attenuation [1/mm] as mu[x, y, z], float32 or float64, finite, at least 0.
+        affine: world_from_voxel [mm, LPS], column vectors; index 0 is a voxel centre. May be
+            oblique, mirrored, anisotropic and sheared.
+        center: Point that C-arm poses refer to [mm, world]; default the grid's middle.
+            Cropping and coarsening keep it.
+
+    Raises:
+        ShapeError, GeometryError, VolumeError: what is wrong with which argument.
+    """
+
+    mu: Float[Tensor, "x y z"]
+    affine: Float[Tensor, "4 4"]
+    center: Float[Tensor, "3"] | None = None
+
+    def __post_init__(self):
+        if self.mu.ndim != 3 or self.mu.numel() == 0:
+            raise ShapeError(f"mu has shape {tuple(self.mu.shape)}; expected [x, y, z], none empty")
+        if self.mu.dtype not in (torch.float32, torch.float64):
+            raise VolumeError(f"mu has dtype {self.mu.dtype}; expected float32 or float64")
+        if tuple(self.affine.shape) != (4, 4):
+            raise ShapeError(f"affine has shape {tuple(self.affine.shape)}; expected (4, 4)")
+        lowest = self.mu.detach().min()
+        if not bool(torch.isfinite(self.mu.detach().sum())) or bool(lowest < 0):
+            raise VolumeError(
+                f"mu has NaN, infinite or negative voxels (smallest {float(lowest):.3g}); expected "
+                "attenuation in 1/mm: for Hounsfield units use Volume.from_hu"
+            )
+        affine = torch.as_tensor(self.affine, dtype=torch.float64)
+        size = affine[:3, :3].norm(dim=0)
+        volume = affine[:3, :3].det().abs()
+        last = affine[3].tolist() == [0.0, 0.0, 0.0, 1.0]
+        if not (bool(torch.isfinite(affine).all()) and last and bool(volume > 1e-6 * size.prod())):
+            raise GeometryError(
+                "affine is singular, not finite, or its last row is not (0, 0, 0, 1); expected "
+                "world_from_voxel [mm] with column vectors"
+            )
+        object.__setattr__(self, "affine", affine)
+        if self.center is None:
+            middle = (torch.tensor(self.mu.shape, dtype=torch.float64) - 1) / 2
+            object.__setattr__(self, "center", affine[:3, :3] @ middle + affine[:3, 3])
+        elif tuple(self.center.shape) != (3,):
+            raise ShapeError(f"center has shape {tuple(self.center.shape)}; expected (3,)")
+
+    @classmethod
+    def from_hu(cls, hu, affine, *, mu_water: float = MU_WATER, air_hu: float = -1000.0):
+        """Volume of Hounsfield units (array or tensor [x, y, z]) and a 4x4 world_from_voxel."""
+        hu = torch.as_tensor(np.ascontiguousarray(hu) if isinstance(hu, np.ndarray) else hu)
+        hu = hu if hu.dtype == torch.float64 else hu.to(torch.float32)
+        if not bool(torch.isfinite(hu).all()):
+            raise VolumeError("hu has NaN or infinite voxels; replace them, for air by -1000")
+        affine = torch.as_tensor(np.asarray(affine), dtype=torch.float64)
+        return cls(hu_to_mu(hu, mu_water, air_hu), affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        return tuple(self.mu.shape)
+
+    @property
+    def spacing(self) -> Float[Tensor, "3"]:
+        """Distance of neighbouring voxel centres along x, y, z [mm]."""
+        return self.affine[:3, :3].norm(dim=0)
+
+    def with_mu(self, mu: Float[Tensor, "x y z"]) -> "Volume":
+        """The same grid with other attenuation, such as a parameter to optimise."""
+        return replace(self, mu=mu)
+
+    def to(self, dtype: torch.dtype) -> "Volume":
+        """The same volume with another floating-point type."""
+        return replace(self, mu=self.mu.to(dtype))
+
+    def crop_to_support(self, margin: int = 0) -> "Volume":
+        """Cut away empty borders; every DRR stays the same.
+
+        Raises:
+            VolumeError: the volume is empty.
+        """
+        where = torch.nonzero(self.mu.detach())
+        if len(where) == 0:
+            raise VolumeError("the volume is empty: no voxel attenuates; are the units HU?")
+        lower = (where.min(dim=0).values - margin).clamp_min(0).tolist()
+        upper = (where.max(dim=0).values + 1 + margin).tolist()
+        mu = self.mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
+        affine = self.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ torch.tensor(lower, dtype=torch.float64)
+        return Volume(mu.contiguous(), affine, self.center)
+
+    def coarsen(self, factor: int | tuple[int, int, int]) -> "Volume":
+        """Average blocks of voxels. Where a size is not divisible, air is added at its upper end.
+
+        Raises:
+            ConfigError: a factor below 1.
+        """
+        factors = (factor,) * 3 if isinstance(factor, int) else tuple(factor)
+        if len(factors) != 3 or any(f < 1 for f in factors):
+            raise ConfigError(f"factor is {factor}; expected one or three whole numbers >= 1")
+        pad = [x for n, f in zip(self.shape[::-1], factors[::-1], strict=True) for x in (0, -n % f)]
+        mu = torch.nn.functional.pad(self.mu, pad)[None, None]
+        mu = torch.nn.functional.avg_pool3d(mu, factors)[0, 0]
+        f = torch.tensor(factors, dtype=torch.float64)
+        affine = self.affine.clone()
+        affine[:3, 3] += affine[:3, :3] @ ((f - 1) / 2)
+        affine[:3, :3] *= f
+        return Volume(mu, affine, self.center)

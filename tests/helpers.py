@@ -1,0 +1,89 @@
+"""Scenes and comparators shared by tests."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """One flat detector [mm, world]: the arguments of `project` after the grid."""
+
+    source: Tensor
+    corner: Tensor
+    col_step: Tensor
+    row_step: Tensor
+    height: int
+    width: int
+
+    @property
+    def frame(self) -> list[Tensor]:
+        return [self.source, self.corner, self.col_step, self.row_step]
+
+    @property
+    def targets(self) -> Tensor:
+        """Pixel centres [b, h, w, 3]."""
+        i = torch.arange(self.height, dtype=torch.float64)[:, None, None] + 0.5
+        j = torch.arange(self.width, dtype=torch.float64)[:, None] + 0.5
+        corner, col, row = (x[:, None, None] for x in self.frame[1:])
+        return corner + j * col + i * row
+
+
+def affine(spacing=(1.0, 1.0, 1.0), size=(16, 16, 16), shift=(0.0, 0.0, 0.0)) -> Tensor:
+    """Axis-aligned world_from_voxel with the grid centred at `shift`."""
+    a = torch.eye(4, dtype=torch.float64)
+    for q in range(3):
+        a[q, q] = spacing[q]
+        a[q, 3] = shift[q] - 0.5 * spacing[q] * (size[q] - 1)
+    return a
+
+
+def view(theta, phi, size=(13, 11), *, sdd=120.0, sod=60.0, extent=40.0, offset=(0.0, 0.0, 0.0)):
+    """A detector of `extent` mm around the world origin, seen from (theta, phi) [rad]."""
+    ct, st, cp, sp = math.cos(theta), math.sin(theta), math.cos(phi), math.sin(phi)
+    ahead = torch.tensor([sp * ct, -cp * ct, st], dtype=torch.float64)
+    right = torch.tensor([cp, sp, 0.0], dtype=torch.float64)
+    up = torch.linalg.cross(ahead, right)
+    center = torch.tensor(offset, dtype=torch.float64)
+    height, width = size
+    col, row = right * extent / width, -up * extent / height
+    source = center - sod * ahead
+    corner = center + (sdd - sod) * ahead - 0.5 * width * col - 0.5 * height * row
+    return View(*(x[None] for x in (source, corner, col, row)), height, width)
+
+
+GENERIC_VIEWS = {
+    "oblique": view(0.21, 0.37, offset=(0.7, -1.1, 0.4)),
+    "lateral": view(-0.13, 1.41, offset=(0.3, 0.2, -0.6)),
+    "axial": view(1.36, 0.31, offset=(0.23, 0.11, 0.47)),
+    "diagonal": view(0.05, math.pi / 4 + 0.03, offset=(0.1, 0.3, 0.2)),
+}
+ALIGNED_VIEWS = {
+    "AP": view(0.0, 0.0, (16, 16)),
+    "exact lateral": view(0.0, math.pi / 2, (16, 16)),
+    "exact cranial": view(math.pi / 2, 0.0, (15, 16)),
+}
+
+
+def random_volume(size=(16, 16, 16), seed=0, dtype=torch.float32) -> Tensor:
+    """Attenuation in 0..0.02 per mm, without zeros at the border."""
+    generator = torch.Generator().manual_seed(seed)
+    return (0.02 * torch.rand(size, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def worst(actual: Tensor, expected: Tensor) -> float:
+    """Largest deviation as a fraction of the largest expected value; infinite for NaN."""
+    difference = (actual.double() - expected.double()).abs().max()
+    if difference == 0:
+        return 0.0
+    scale = expected.double().abs().max()
+    return float(torch.nan_to_num(difference / scale, nan=math.inf))
+
+
+def outside_band(actual: Tensor, expected: Tensor, band: float) -> float:
+    """Fraction of elements that differ by more than `band` of the largest expected value."""
+    difference = (actual.double() - expected.double()).abs()
+    bad = ~(difference <= band * expected.double().abs().max())
+    return float(bad.double().mean())
