@@ -10,6 +10,7 @@ doi:10.3844/jcssp.2024.1593.1601, Fig. 3, whose sphere of radius rho is sdd = 2 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,9 +62,12 @@ class CArm:
     mirrored: bool = False
 
     def __post_init__(self):
-        value = {n: float(getattr(self, n)) for n in ("sdd", "sod", "delx", "dely", "x0", "y0")}
-        for name, number in value.items():
-            if not torch.isfinite(torch.tensor(number)):
+        value = {}
+        for name in ("sdd", "sod", "delx", "dely", "x0", "y0"):
+            length = getattr(self, name)
+            number = float(length.detach() if isinstance(length, Tensor) else length)
+            value[name] = number
+            if not math.isfinite(number):
                 raise GeometryError(f"{name} is {number}; expected a finite length [mm]")
         for name in ("sdd", "delx", "dely"):
             if value[name] <= 0:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drrlib.errors import ConfigError, ShapeError
 
-Images = Float[Tensor, "b 1 height width"]
+Images = Float[Tensor, "#b 1 height width"]
 
 
 def zncc(fixed: Images, moving: Images, weights: Images | None = None) -> Float[Tensor, " b"]:
@@ -25,9 +25,7 @@ def zncc(fixed: Images, moving: Images, weights: Images | None = None) -> Float[
         ShapeError: sizes differ.
     """
     fixed, moving, weights = _check(fixed, moving, weights)
-    fixed = fixed - _mean(fixed, weights)
-    moving = moving - _mean(moving, weights)
-    return _cosine(fixed, moving, weights)
+    return _cosine(_centred(fixed, weights), _centred(moving, weights), weights)
 
 
 def ncc(fixed: Images, moving: Images, weights: Images | None = None) -> Float[Tensor, " b"]:
@@ -81,9 +79,17 @@ def _mean(image: Tensor, weights: Tensor | None) -> Tensor:
     return (image * weights).sum(dim=(1, 2, 3), keepdim=True) / total.clamp_min(1e-30)
 
 
+def _centred(image: Tensor, weights: Tensor | None) -> Tensor:
+    """The image without its mean; exactly zero where only rounding would be left."""
+    centred = image - _mean(image, weights)
+    scale = image.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
+    kept = centred.detach() if weights is None else centred.detach() * (weights > 0)
+    largest = kept.abs().amax(dim=(1, 2, 3), keepdim=True)
+    return torch.where(largest <= 16 * torch.finfo(image.dtype).eps * scale, 0.0, centred)
+
+
 def _cosine(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     w = 1.0 if weights is None else weights
     product, aa, bb = ((w * x).sum(dim=(1, 2, 3)) for x in (a * b, a * a, b * b))
-    # A constant image leaves rounding noise only; the dtype says how much that can be.
     flat = (aa <= 0) | (bb <= 0)
     return torch.where(flat, 0.0, product / torch.where(flat, 1.0, aa * bb).sqrt())

@@ -27,8 +27,8 @@ class PoseErrors(NamedTuple):
 
 
 def mtre(
-    pose: Float[Tensor, "*b 4 4"],
-    true_pose: Float[Tensor, "*b 4 4"],
+    pose: Float[Tensor, "*#b 4 4"],
+    true_pose: Float[Tensor, "*#b 4 4"],
     points: Float[Tensor, "n 3"],
 ) -> Float[Tensor, "*b"]:
     """Mean target registration error [mm]: how far the points are from where they should be.
@@ -45,7 +45,7 @@ def mtre(
 
 
 def pose_errors(
-    pose: Float[Tensor, "*b 4 4"], true_pose: Float[Tensor, "*b 4 4"], center: Float[Tensor, "3"]
+    pose: Float[Tensor, "*#b 4 4"], true_pose: Float[Tensor, "*#b 4 4"], center: Float[Tensor, "3"]
 ) -> PoseErrors:
     """Rotation, and displacement of one reference point such as the volume's centre."""
     motion = true_pose @ inverse(pose)

@@ -19,7 +19,7 @@ from drrlib.optimizers import get_optimizer
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.
-_DEFAULT_LEVELS = ((8, 60), (4, 60), (2, 60), (1, 40))
+_DEFAULT_LEVELS = ((8, 80), (4, 80), (2, 80), (1, 80))
 _SMALLEST = 24  # pixels across the coarsest level
 
 

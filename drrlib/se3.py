@@ -61,7 +61,7 @@ def inverse(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
 
 
 def transform_points(
-    transform: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*b n 3"]
+    transform: Float[Tensor, "*#b 4 4"], points: Float[Tensor, "*#b n 3"]
 ) -> Float[Tensor, "*b n 3"]:
     """Points moved by a rigid or affine transform; leading axes broadcast."""
     return points @ transform[..., :3, :3].mT + transform[..., None, :3, 3]
@@ -74,7 +74,7 @@ def rotation_angle(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:
 
 
 def geodesic_distance(
-    first: Float[Tensor, "*b 4 4"], second: Float[Tensor, "*b 4 4"]
+    first: Float[Tensor, "*#b 4 4"], second: Float[Tensor, "*#b 4 4"]
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """Rotation angle [rad] between two transforms and distance of their origins [mm]."""
     turn = first[..., :3, :3].mT @ second[..., :3, :3]
@@ -114,7 +114,9 @@ def _coefficients(omega: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     a = torch.where(small, 1 - s / 6 * (1 - s / 20 * (1 - s / 42)), t.sin() / t)
     half = (0.5 * t).sin()
     b = torch.where(small, 0.5 - s / 24 * (1 - s / 30 * (1 - s / 56)), 2 * half * half / safe)
-    c = torch.where(small, 1 / 6 - s / 120 * (1 - s / 42 * (1 - s / 72)), (t - t.sin()) / (safe * t))
+    c = torch.where(
+        small, 1 / 6 - s / 120 * (1 - s / 42 * (1 - s / 72)), (t - t.sin()) / (safe * t)
+    )
     return a, b, c
 
 

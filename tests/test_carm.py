@@ -1,0 +1,166 @@
+"""Conventions pinned by hand-computed numbers; round trips; gradients."""
+
+import math
+
+import pytest
+import torch
+
+from drrlib.carm import CArm
+from drrlib.errors import ConfigError, GeometryError, ShapeError
+
+CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
+# The paper's sphere: sdd = 2 rho, sod = rho.
+CARM = CArm(sdd=1020.0, sod=510.0, height=4, width=6, delx=2.0, dely=3.0)
+H = math.pi / 2
+
+
+def _eta(theta=0.0, phi=0.0, gamma=0.0, b=(0.0, 0.0, 0.0)):
+    return torch.tensor([[theta, phi, gamma, *b]], dtype=torch.float64)
+
+
+def _close(actual, expected, atol=1e-9):
+    assert torch.allclose(actual, torch.tensor(expected, dtype=torch.float64), atol=atol), actual
+
+
+# DICOM PS3.3 C.8.7.5: LAO and cranial are positive; the detector goes where the angle says.
+# For each: direction from isocentre to detector, image right, image up, in LPS.
+VIEWS = {
+    "frontal": (_eta(), (0, -1, 0), (1, 0, 0), (0, 0, 1)),
+    "LAO 90": (_eta(phi=H), (1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "RAO 90": (_eta(phi=-H), (-1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    "cranial 90": (_eta(theta=H), (0, 0, 1), (1, 0, 0), (0, 1, 0)),
+    "caudal 90": (_eta(theta=-H), (0, 0, -1), (1, 0, 0), (0, -1, 0)),
+    "LAO 30": (_eta(phi=H / 3), (0.5, -math.sqrt(0.75), 0), (math.sqrt(0.75), 0.5, 0), (0, 0, 1)),
+    "turned 90": (_eta(gamma=H), (0, -1, 0), (0, 0, 1), (-1, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_positioner_angles(name):
+    eta, ahead, right, up = VIEWS[name]
+    pose = CARM.pose(eta, CENTER)
+    _close(pose[0, :3, :3], torch.tensor([right, up, ahead]).double().T.tolist())
+    source = [c - 510.0 * a for c, a in zip(CENTER.tolist(), ahead, strict=True)]
+    _close(pose[0, :3, 3], source)
+    frame = CARM.frame(pose)
+    middle = frame.corner + 3 * frame.col_step + 2 * frame.row_step
+    _close(middle[0], [c + 510.0 * a for c, a in zip(CENTER.tolist(), ahead, strict=True)])
+
+
+def test_frontal_frame_by_hand():
+    """Isocentre offset b, detector shift x0, y0: source (11, 492, 33), detector at y = -528."""
+    carm = CArm(1020.0, 510.0, 4, 6, 2.0, 3.0, x0=5.0, y0=7.0)
+    frame = carm.frame(carm.pose(_eta(b=(1.0, 2.0, 3.0)), CENTER))
+    _close(frame.source[0], [11.0, 492.0, 33.0])
+    _close(frame.col_step[0], [2.0, 0.0, 0.0])
+    _close(frame.row_step[0], [0.0, 0.0, -3.0])
+    # Centre (11 + 5, -528, 33 - 7); corner: half of 6 x 2 mm to the left, half of 4 x 3 mm up.
+    _close(frame.corner[0], [10.0, -528.0, 32.0])
+    _close(carm.pixel_centers(carm.pose(_eta(), CENTER))[0, 1, 2], [14.0, -530.0, 24.5])
+
+
+def test_left_is_on_the_right_and_mirrored_is_not():
+    left, head = CENTER + torch.tensor([10.0, 0, 0]), CENTER + torch.tensor([0, 0, 10.0])
+    pose = CARM.pose(_eta(), CENTER)
+    # Magnification 2: 10 mm are 20 mm on the detector, 10 columns or 20/3 rows.
+    _close(CARM.project(torch.stack([left, head]), pose)[0], [[13.0, 2.0], [3.0, 2.0 - 20 / 3]])
+    mirror = CArm(1020.0, 510.0, 4, 6, 2.0, 3.0, mirrored=True)
+    _close(mirror.project(left[None], pose)[0], [[-7.0, 2.0]])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_matrix_projects_pixel_centres_to_themselves(mirrored):
+    carm = CArm(1020.0, 600.0, 5, 4, 0.7, 0.9, x0=3.0, y0=-2.0, mirrored=mirrored)
+    pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
+    seen = carm.project(carm.pixel_centers(pose).reshape(-1, 3), pose).reshape(5, 4, 2)
+    i, j = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(4) + 0.5, indexing="ij")
+    assert torch.allclose(seen, torch.stack([j, i], dim=-1).double(), atol=1e-9)
+    depth = carm.projection_matrix(pose)[0, 2] @ torch.cat([CENTER, torch.ones(1)]).double()
+    assert 500 < depth < 700
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 0.37])
+def test_matrix_round_trip(mirrored, scale):
+    carm = CArm(1020.0, 600.0, 50, 40, 0.7, 0.9, x0=3.0, y0=-2.0, mirrored=mirrored)
+    pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
+    matrix = scale * carm.projection_matrix(pose)[0]
+    again, found = CArm.from_projection_matrix(matrix, 50, 40, 0.7, sod=600.0)
+    assert torch.allclose(found, pose[0], atol=1e-9)
+    assert again.mirrored is mirrored
+    for name in ("sdd", "dely", "x0", "y0"):
+        assert abs(getattr(again, name) - getattr(carm, name)) < 1e-8
+
+
+def test_computer_vision_matrix():
+    """K [R | t] with x right, y down, z forward: seen from the source, hence mirrored."""
+    k = torch.tensor([[1000.0, 0, 20], [0, 1000.0, 25], [0, 0, 1]]).double()
+    matrix = torch.cat([k, k @ torch.tensor([[0.0], [0.0], [500.0]]).double()], dim=1)
+    carm, pose = CArm.from_projection_matrix(matrix, 50, 40, 0.5, sod=300.0)
+    assert carm.mirrored and abs(carm.sdd - 500.0) < 1e-9
+    _close(pose[:3, 3], [0.0, 0.0, -500.0])
+    _close(pose[:3, 2], [0.0, 0.0, 1.0])
+    _close(carm.project(torch.tensor([[5.0, 0.0, 0.0]]).double(), pose[None])[0], [[30.0, 25.0]])
+
+
+def test_eta_round_trip():
+    generator = torch.Generator().manual_seed(0)
+    eta = torch.rand(50, 6, generator=generator, dtype=torch.float64) * 2 - 1
+    eta[:, :3] *= torch.tensor([1.5, 3.1, 3.1])
+    eta[:, 3:] *= 100
+    assert torch.allclose(CARM.eta(CARM.pose(eta, CENTER), CENTER), eta, atol=1e-9)
+    pole = CARM.pose(_eta(theta=H, phi=0.3, gamma=0.1), CENTER)
+    again = CARM.pose(CARM.eta(pole, CENTER), CENTER)
+    assert torch.allclose(again, pole, atol=1e-9)
+
+
+def test_frame_gradcheck():
+    def frame(eta, sdd, sod, delx, dely, x0, y0):
+        carm = CArm(sdd, sod, 4, 6, delx, dely, x0, y0)
+        return torch.cat(carm.frame(carm.pose(eta, CENTER)))
+
+    lengths = [
+        torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        for x in (1020.0, 510.0, 2.0, 3.0, 4.0, -5.0)
+    ]
+    eta = _eta(0.2, 0.3, 0.4, (1.0, 2.0, 3.0)).requires_grad_()
+    assert torch.autograd.gradcheck(frame, (eta, *lengths))
+
+
+def test_downsample_keeps_the_detector():
+    pose = CARM.pose(_eta(0.1, 0.2), CENTER)
+    coarse = CARM.downsample(2)
+    assert (coarse.height, coarse.width) == (2, 3)
+    assert torch.allclose(coarse.frame(pose).corner, CARM.frame(pose).corner)
+    blocks = CARM.pixel_centers(pose).reshape(1, 2, 2, 3, 2, 3).mean(dim=(2, 4))
+    assert torch.allclose(coarse.pixel_centers(pose), blocks)
+    with pytest.raises(ConfigError, match="divisor"):
+        CARM.downsample(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sdd": -1.0}, "sdd"),
+        ({"sod": 1020.0}, "between source and detector"),
+        ({"sod": 0.0}, "sod"),
+        ({"delx": 0.0}, "delx"),
+        ({"dely": math.nan}, "dely"),
+        ({"height": 0}, "height"),
+    ],
+)
+def test_impossible_devices_are_refused(change, message):
+    fields = dict(sdd=1020.0, sod=510.0, height=4, width=6, delx=2.0, dely=3.0)
+    with pytest.raises(GeometryError, match=message):
+        CArm(**{**fields, **change})
+
+
+def test_bad_matrices_are_refused():
+    with pytest.raises(GeometryError, match="inverse"):
+        CArm.from_projection_matrix(torch.zeros(3, 4), 4, 4, 1.0, sod=1.0)
+    # Tests check shapes by annotation first (a TypeError); users meet the ShapeError.
+    with pytest.raises((ShapeError, TypeError)):
+        CArm.from_projection_matrix(torch.zeros(4, 4), 4, 4, 1.0, sod=1.0)
+    skewed = torch.tensor([[1000.0, 100, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 500]])
+    with pytest.raises(GeometryError, match="skew"):
+        CArm.from_projection_matrix(skewed, 4, 4, 1.0, sod=1.0)

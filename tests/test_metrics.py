@@ -1,0 +1,48 @@
+"""Errors by hand, intervals by published values."""
+
+import math
+
+import pytest
+import torch
+
+from drrlib import se3
+from drrlib.errors import ConfigError
+from drrlib.metrics import mtre, pose_errors, wilson_interval
+
+POINTS = torch.tensor([[3.0, 0, 0], [0, 4.0, 0]]).double()
+
+
+def test_shift_by_hand():
+    true_pose = se3.exp(torch.tensor([[0.1, 0.2, 0.3, 1.0, 2.0, 3.0]]).double())
+    shift = torch.eye(4).double()[None].clone()
+    shift[0, :3, 3] = torch.tensor([3.0, 0.0, 4.0])  # in the camera frame: 3 across, 4 in depth
+    pose = true_pose @ se3.inverse(shift)
+    assert torch.allclose(mtre(pose, true_pose, POINTS), torch.tensor([5.0]).double())
+    errors = pose_errors(pose, true_pose, torch.zeros(3))
+    for name, value in (("rotation", 0), ("translation", 5), ("in_plane", 3), ("depth", 4)):
+        assert abs(float(getattr(errors, name)) - value) < 1e-9
+
+
+def test_rotation_by_hand():
+    """A quarter turn about z moves (3, 0, 0) by 3 sqrt 2 and (0, 4, 0) by 4 sqrt 2."""
+    turn = se3.exp(torch.tensor([[0, 0, math.pi / 2, 0, 0, 0]], dtype=torch.float64))
+    still = torch.eye(4).double()[None]
+    assert torch.allclose(
+        mtre(turn, still, POINTS), torch.tensor([3.5 * math.sqrt(2)], dtype=torch.float64)
+    )
+    errors = pose_errors(turn, still, torch.zeros(3))
+    assert abs(float(errors.rotation) - math.pi / 2) < 1e-12 and float(errors.translation) < 1e-12
+
+
+def test_wilson_interval():
+    # Newcombe 1998, Table I: 81/263, 15/148, 0/20, 1/29.
+    for k, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        found = wilson_interval(k, n)
+        assert abs(found[0] - low) < 1e-4 and abs(found[1] - high) < 1e-4
+    with pytest.raises(ConfigError, match="5 successes of 4"):
+        wilson_interval(5, 4)

@@ -1,0 +1,113 @@
+"""The loop: recovery, traces, batching, stopping, errors."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.errors import ConfigError, ShapeError
+from drrlib.metrics import mtre
+from drrlib.phantoms import skull
+from drrlib.registration import register
+from drrlib.volume import Volume
+from helpers import worst
+
+CARM = CArm(1020.0, 510.0, 48, 48, 400 / 48, 400 / 48)
+TRUE = torch.tensor([[0.05, -0.1, 0.04, 5.0, -3.0, 4.0]], dtype=torch.float64)
+START = TRUE[0] + torch.tensor([0.26, -0.26, 0.26, 20.0, -20.0, 20.0])
+
+
+@pytest.fixture(scope="module")
+def volume():
+    phantom = skull(4.0)
+    return Volume.from_hu(phantom.hu, phantom.affine)
+
+
+def _fixed(volume, eta=TRUE, carm=CARM):
+    drr = DRR(volume, carm)
+    return drr(drr.pose(eta))
+
+
+@pytest.mark.parametrize("phi", [0.0, math.pi / 2], ids=["frontal", "lateral"])
+def test_recovers_the_pose_from_15_degrees_and_20_mm(volume, phi):
+    turn = torch.tensor([0.0, phi, 0.0, 0.0, 0.0, 0.0])
+    result = register(_fixed(volume, TRUE + turn), volume, CARM, START + turn)
+    true_pose = CARM.pose(TRUE + turn, volume.center)
+    points = volume.center + 50 * torch.eye(3, dtype=torch.float64)
+    assert mtre(result.pose[None], true_pose, points) < 1.0
+    assert result.loss < 1e-3
+
+
+def test_trace_holds_every_step(volume):
+    result = register(_fixed(volume), volume, CARM, START, levels=((2, 5), (1, 4)))
+    assert result.trace_eta.shape == (9, 1, 6) and result.trace_loss.shape == (9, 1)
+    assert result.level.tolist() == [2] * 5 + [1] * 4
+    assert result.renders == {2: 5, 1: 4}
+    assert torch.equal(result.trace_eta[0, 0], START)
+    fine = result.trace_loss[5:, 0]
+    assert result.loss == float(fine.min())
+    assert not bool(result.converged[0]) and result.reason[0] == "steps ran out"
+    assert "9 renders" in str(result)
+
+
+def test_starts_run_side_by_side_as_if_alone(volume):
+    starts = torch.stack([START, TRUE[0], TRUE[0] + 0.01])
+    options = dict(levels=((1, 6),), threshold=1e-9)
+    together = register(_fixed(volume), volume, CARM, starts, **options)
+    alone = [register(_fixed(volume), volume, CARM, s, **options) for s in starts]
+    for i, single in enumerate(alone):
+        n = len(single.trace_loss)
+        assert worst(together.trace_eta[:n, i], single.trace_eta[:, 0]) < 1e-9
+    # The start at the truth stops at once and costs nothing more.
+    assert together.reason[1] == "loss below threshold" and together.best == 1
+    assert torch.isnan(together.trace_loss[1:, 1]).all()
+    assert together.renders[1] == 13
+
+
+def test_a_settled_start_stops(volume):
+    result = register(
+        _fixed(volume), volume, CARM, START, levels=((1, 200),), optimizer="gd", patience=3
+    )
+    assert result.reason[0] in ("loss settled", "steps ran out")
+    frozen = register(
+        _fixed(volume), volume, CARM, START, levels=((1, 50),), patience=3, loss=_flat_loss
+    )
+    assert frozen.reason[0] == "loss settled" and len(frozen.trace_loss) == 50 - 46
+
+
+def _flat_loss(fixed, moving):
+    return 0.5 + 0.0 * moving.mean(dim=(1, 2, 3))
+
+
+def test_a_lost_start_is_reported_and_the_others_go_on(volume):
+    def loss(fixed, moving):
+        value = (fixed - moving).square().mean(dim=(1, 2, 3))
+        return torch.where(torch.arange(len(value)) == 0, torch.nan, value)
+
+    result = register(
+        _fixed(volume), volume, CARM, torch.stack([START, START]), loss=loss, levels=((1, 1),)
+    )
+    assert result.reason[0] == "loss or gradient not finite" and result.best == 1
+
+
+def test_bad_input_is_named(volume):
+    fixed = _fixed(volume)
+    with pytest.raises(ShapeError, match="detector of \\(48, 48\\)"):
+        register(fixed[..., :40], volume, CARM, START)
+    with pytest.raises(ShapeError, match=r"expected \[6\] or \[n, 6\]"):
+        inspect.unwrap(register)(fixed, volume, CARM, START[:5])
+    with pytest.raises(ConfigError, match="constant"):
+        register(torch.ones(48, 48), volume, CARM, START)
+    with pytest.raises(ConfigError, match="NaN"):
+        register(fixed * math.nan, volume, CARM, START)
+    with pytest.raises(ConfigError, match="divisor"):
+        register(fixed, volume, CARM, START, levels=((5, 10),))
+    with pytest.raises(ConfigError, match="adam"):
+        register(fixed, volume, CARM, START, optimizer="sgd")
+    with pytest.raises(ConfigError, match="zncc"):
+        register(fixed, volume, CARM, START, loss="ssd")
+    with pytest.raises(ConfigError, match="cosine"):
+        register(fixed, volume, CARM, START, schedule="linear")
