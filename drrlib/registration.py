@@ -93,6 +93,8 @@ def register(
             averaging. Default: coarse to fine as far as the detector allows. The paper's own
             run is ((1, 250),) with schedule="constant".
         schedule: "cosine" lets the rates fall to 2 % within each level; "constant" keeps them.
+            A finer level starts with rates that are smaller by its binning, since it only has to
+            correct what the level before could not see.
         threshold: A start stops when its loss falls below this at the finest level.
         patience: A start leaves a level when its loss has not improved by 0.1 % for so many
             steps.
@@ -136,7 +138,7 @@ def register(
             (slope,) = torch.autograd.grad(value.sum(), eta)
             renders[binning] = renders.get(binning, 0) + len(active)
             keep = search.record(active, value.detach().double(), slope, last, threshold, patience)
-            scale = _rate(step, steps) if schedule == "cosine" else 1.0
+            scale = binning / levels[0][0] * (_rate(step, steps) if schedule == "cosine" else 1.0)
             eta, state = optimizer.step(eta.detach()[keep], slope[keep], state.select(keep), scale)
             search.eta[active[keep]] = eta
             bar.update()

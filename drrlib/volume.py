@@ -26,7 +26,7 @@ def hu_to_mu(
     return torch.where(hu <= air_hu, 0.0, mu)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Attenuation with its place in the world.
 
@@ -71,17 +71,34 @@ class Volume:
         if self.center is None:
             middle = (torch.tensor(self.mu.shape, dtype=torch.float64) - 1) / 2
             object.__setattr__(self, "center", affine[:3, :3] @ middle + affine[:3, 3])
-        elif tuple(self.center.shape) != (3,):
+            return
+        if tuple(self.center.shape) != (3,):
             raise ShapeError(f"center has shape {tuple(self.center.shape)}; expected (3,)")
+        if not bool(torch.isfinite(self.center).all()):
+            raise GeometryError("center is not finite; expected a point in world mm")
+        object.__setattr__(self, "center", self.center.to(torch.float64))
 
     @classmethod
     def from_hu(cls, hu, affine, *, mu_water: float = MU_WATER, air_hu: float = -1000.0):
-        """Volume of Hounsfield units (array or tensor [x, y, z]) and a 4x4 world_from_voxel."""
-        hu = torch.as_tensor(np.ascontiguousarray(hu) if isinstance(hu, np.ndarray) else hu)
+        """Volume of Hounsfield units (array or tensor [x, y, z]) and a 4x4 world_from_voxel.
+
+        float64 input gives float64 mu, everything else float32. See `hu_to_mu` for the rest.
+
+        Raises:
+            ConfigError, ShapeError, GeometryError, VolumeError: what is wrong with which argument.
+        """
+        if not mu_water > 0:
+            raise ConfigError(f"mu_water is {mu_water}; expected attenuation of water > 0 in 1/mm")
+        if not isinstance(hu, Tensor):
+            kind = np.float64 if np.asarray(hu).dtype == np.float64 else np.float32
+            hu = torch.from_numpy(np.array(hu, dtype=kind, order="C"))
         hu = hu if hu.dtype == torch.float64 else hu.to(torch.float32)
         if not bool(torch.isfinite(hu).all()):
             raise VolumeError("hu has NaN or infinite voxels; replace them, for air by -1000")
-        affine = torch.as_tensor(np.asarray(affine), dtype=torch.float64)
+        if hu.ndim != 3:
+            raise ShapeError(f"hu has shape {tuple(hu.shape)}; expected [x, y, z]")
+        if not isinstance(affine, Tensor):
+            affine = torch.from_numpy(np.array(affine, dtype=np.float64))
         return cls(hu_to_mu(hu, mu_water, air_hu), affine)
 
     @property
@@ -103,16 +120,21 @@ class Volume:
         return replace(self, mu=self.mu.to(dtype))
 
     def crop_to_support(self, margin: int = 0) -> "Volume":
-        """Cut away empty borders; every DRR stays the same.
+        """Cut away empty borders but for `margin` voxels; every DRR stays the same.
 
         Raises:
+            ConfigError: a negative margin.
             VolumeError: the volume is empty.
         """
-        where = torch.nonzero(self.mu.detach())
-        if len(where) == 0:
+        if margin < 0:
+            raise ConfigError(f"margin is {margin}; expected a number of voxels >= 0")
+        filled = self.mu.detach() != 0
+        # Axis by axis: a list of all filled voxels would take 24 bytes for each.
+        spans = [torch.nonzero(filled.any(a).any(b)).flatten() for a, b in ((2, 1), (2, 0), (1, 0))]
+        if len(spans[0]) == 0:
             raise VolumeError("the volume is empty: no voxel attenuates; are the units HU?")
-        lower = (where.min(dim=0).values - margin).clamp_min(0).tolist()
-        upper = (where.max(dim=0).values + 1 + margin).tolist()
+        lower = [max(int(span[0]) - margin, 0) for span in spans]
+        upper = [int(span[-1]) + 1 + margin for span in spans]
         mu = self.mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
         affine = self.affine.clone()
         affine[:3, 3] += affine[:3, :3] @ torch.tensor(lower, dtype=torch.float64)

@@ -14,6 +14,7 @@ LAYERS = [
     ("errors",),
     ("se3", "volume", "projectors"),
     ("carm", "dicom", "nifti", "phantoms", "datasets"),
+    ("readers",),
     ("drr",),
     ("losses", "metrics"),
     ("optimizers", "landmarks"),

@@ -11,6 +11,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.metrics import mtre
 from drrlib.phantoms import skull
+from drrlib.readers import read_volume
 from drrlib.registration import register
 from drrlib.volume import Volume
 from helpers import worst
@@ -111,3 +112,14 @@ def test_bad_input_is_named(volume):
         register(fixed, volume, CARM, START, loss="ssd")
     with pytest.raises(ConfigError, match="cosine"):
         register(fixed, volume, CARM, START, schedule="linear")
+
+
+@pytest.mark.parametrize("phi", [0.0, math.pi / 2], ids=["frontal", "lateral"])
+def test_real_plastic_skull_from_15_degrees_and_20_mm(real_data, phi):
+    real = read_volume(real_data / "head_phantom_philips" / "ct_0deg_1mm.nii.gz")
+    real = real.coarsen((4, 4, 2))  # 1.8 x 1.8 x 2 mm, for the time that tests may take
+    carm = CArm(1020.0, 510.0, 96, 96, 400 / 96, 400 / 96)
+    turn = torch.tensor([0.0, phi, 0.0, 0.0, 0.0, 0.0])
+    result = register(_fixed(real, TRUE + turn, carm), real, carm, START + turn)
+    points = real.center + 50 * torch.eye(3, dtype=torch.float64)
+    assert mtre(result.pose[None], carm.pose(TRUE + turn, real.center), points) < 0.2

@@ -1,0 +1,345 @@
+"""CT series: geometry, order, rescaling, refusals, and nothing about the patient in messages."""
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from drrlib.dicom import list_series, read_ct_series
+from drrlib.dicom_write import write_ct_series
+from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
+from drrlib.readers import read_volume
+
+AFFINE = np.array(
+    [[0.8, 0, 0, -12.0], [0, 1.1, 0, 7.5], [0, 0, 2.5, 100.25], [0, 0, 0, 1]], dtype=float
+)
+
+
+def _hu(shape=(6, 5, 7)):
+    return np.random.default_rng(0).integers(-1000, 1500, shape).astype(np.float32)
+
+
+@pytest.fixture
+def series(tmp_path):
+    """Files of a small series, and a way to edit one header."""
+    write_ct_series(tmp_path / "ct", _hu(), AFFINE)
+    files = sorted((tmp_path / "ct").iterdir())
+
+    def edit(index, **values):
+        for k in range(len(files)) if index is None else [index]:
+            data = pydicom.dcmread(files[k])
+            for keyword, value in values.items():
+                if value is None:
+                    delattr(data, keyword)
+                elif keyword == "PixelPaddingValue":
+                    data.add_new("PixelPaddingValue", "US", value)
+                else:
+                    setattr(data, keyword, value)
+            data.save_as(files[k])
+
+    return tmp_path / "ct", files, edit
+
+
+def test_round_trip_is_exact(series):
+    found = read_ct_series(series[0])
+    assert np.array_equal(found.hu, _hu())
+    assert np.allclose(found.affine, AFFINE, atol=1e-9)
+    assert str(found.info) == "series 1 (CT, slices, 7 files): usable"
+
+
+def test_order_comes_from_position_not_from_name_or_number(series):
+    folder, files, edit = series
+    for k, name in enumerate("gcafbed"):
+        edit(k, InstanceNumber=7 - k)
+        files[k].rename(folder / name)
+    (folder / "notes.txt").write_text("not DICOM")
+    assert np.array_equal(read_ct_series(folder).hu, _hu())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.diag([1.0, 1.0, -1.0]),
+        np.diag([-1.0, 1.0, 1.0]),
+        np.array([[1, 0, 0.2], [0, 1, -0.3], [0, 0, 1.0]]),
+        np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]),
+    ],
+    ids=["feet first", "mirrored", "gantry tilt", "sagittal"],
+)
+def test_any_orientation_keeps_every_voxel_in_place(tmp_path, change):
+    affine = AFFINE.copy()
+    affine[:3, :3] = change @ affine[:3, :3]
+    write_ct_series(tmp_path / "ct", _hu(), affine)
+    found = read_ct_series(tmp_path / "ct")
+    voxel = np.argwhere(np.ones(found.hu.shape))
+    world = voxel @ found.affine[:3, :3].T + found.affine[:3, 3]
+    back = (world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    expected = _hu()[tuple(np.rint(back).astype(int).T)]
+    assert np.allclose(back, np.rint(back), atol=1e-6)
+    assert np.array_equal(found.hu.ravel(), expected)
+
+
+def test_each_slice_has_its_own_rescaling(series):
+    folder, _, edit = series
+    edit(2, RescaleSlope=2, RescaleIntercept=-2000)
+    hu = read_ct_series(folder).hu
+    assert np.array_equal(hu[:, :, 2], 2 * (_hu()[:, :, 2] + 1024) - 2000)
+    assert np.array_equal(hu[:, :, 3], _hu()[:, :, 3])
+
+
+def test_padding_becomes_air(series):
+    folder, files, edit = series
+    edit(None, PixelPaddingValue=24)  # stored 24 is -1000 HU
+    data = pydicom.dcmread(files[0])
+    pixels = data.pixel_array.copy()
+    pixels[:2] = 24
+    data.PixelData = pixels.tobytes()
+    data.RescaleIntercept = -4000
+    data.save_as(files[0])
+    assert (read_ct_series(folder).hu[:, :2, 0] == -1000).all()
+
+
+REFUSALS = {
+    "missing slice": (lambda f, e: f[3].unlink(), "missing slices.*1 gaps.*slices 2 and 3"),
+    "duplicate": (
+        lambda f, e: e(3, ImagePositionPatient=[-12, 7.5, 105.25]),
+        "duplicate slice positions",
+    ),
+    "uneven": (
+        lambda f, e: e(3, ImagePositionPatient=[-12, 7.5, 108.25]),
+        "non-uniform slice positions: slice 3",
+    ),
+    "sideways": (
+        lambda f, e: e(3, ImagePositionPatient=[-9, 7.5, 107.75]),
+        "non-uniform slice positions: slice 3",
+    ),
+    "orientation": (
+        lambda f, e: e(3, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]),
+        "another ImageOrientationPatient",
+    ),
+    "skewed axes": (lambda f, e: e(3, ImageOrientationPatient=[1, 0, 0, 1, 1, 0]), "another Image"),
+    "spacing": (lambda f, e: e(3, PixelSpacing=[2, 2]), "another PixelSpacing"),
+    "zero spacing": (lambda f, e: e(None, PixelSpacing=[0, 0]), "two lengths > 0"),
+    "no spacing": (lambda f, e: e(None, PixelSpacing=None), "tags: PixelSpacing in 7 of 7"),
+    "no position": (lambda f, e: e(None, ImagePositionPatient=None), "tags: ImagePositionPatient"),
+    "localizer": (
+        lambda f, e: e(None, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+        "a localizer is a projection",
+    ),
+    "MR": (lambda f, e: e(None, Modality="MR"), "expected Modality CT"),
+    "multi-frame": (lambda f, e: e(None, NumberOfFrames=2), "one file per slice"),
+    "absurd size": (lambda f, e: e(None, Rows=65535, Columns=65535), "at most 1073741824"),
+    "zero slope": (lambda f, e: e(2, RescaleSlope=0), "RescaleSlope is 0"),
+    "hostile slope": (lambda f, e: e(2, RescaleSlope="1e30"), "rescale slope"),
+    "cut pixels": (lambda f, e: e(2, PixelData=b"\0" * 10), "cannot be decoded"),
+    "rows": (lambda f, e: e(3, Rows=4), "another Rows"),
+    "no rescaling": (lambda f, e: e(3, RescaleSlope=None), "RescaleIntercept in 1 of 7"),
+    "electron density": (lambda f, e: e(None, RescaleType="ED"), "no Hounsfield units"),
+    "perfusion": (lambda f, e: e(None, ImageType=["DERIVED", "SECONDARY", "CBF"]), "Hounsfield"),
+    "screen shot": (
+        lambda f, e: e(None, SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
+        "screen shot",
+    ),
+    "no pixels": (lambda f, e: e(2, PixelData=None), "slice 2: no pixel data"),
+    "steep": (
+        lambda f, e: [e(k, ImagePositionPatient=[20 * k, 7.5, 100.25 + k]) for k in range(7)],
+        "60 degrees",
+    ),
+    "one slice": (lambda f, e: [x.unlink() for x in f[1:]], "only one slice"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_name_the_series_and_never_the_patient(series, name):
+    folder, files, edit = series
+    edit(
+        None, PatientName="SECRET^NAME", PatientID="SECRET-ID", PatientBirthDate="19310203",
+        StudyDate="20191224", InstitutionName="SECRET HOSPITAL",
+    )  # fmt: skip
+    damage, message = REFUSALS[name]
+    damage(files, edit)
+    with pytest.raises(DicomError, match=message) as caught:
+        read_ct_series(folder)
+    text = str(caught.value) + "".join(map(str, list_series(folder)))
+    assert "series 1" in text
+    assert not any(x in text for x in ("SECRET", "19310203", "20191224"))
+
+
+def test_several_series_must_be_chosen(tmp_path):
+    write_ct_series(tmp_path / "a", _hu(), AFFINE)
+    write_ct_series(tmp_path / "b", _hu((4, 4, 3)), AFFINE)
+    other = sorted((tmp_path / "b").iterdir())
+    for path in other:
+        data = pydicom.dcmread(path)
+        data.SeriesNumber = 2
+        data.save_as(path)
+    with pytest.raises(DicomError, match=r"2 CT series are usable.*choose by `series"):
+        read_ct_series(tmp_path)
+    assert read_ct_series(tmp_path, series=2).hu.shape == (4, 4, 3)
+    with pytest.raises(DicomError, match="no series has number 9"):
+        read_ct_series(tmp_path, series=9)
+    assert read_ct_series(other).hu.shape == (4, 4, 3)
+
+
+def test_a_series_of_two_kinds_counts_as_two(series):
+    folder, files, edit = series
+    edit(6, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert [(s.kind, s.n_files) for s in list_series(folder)] == [("slices", 6), ("localizer", 1)]
+    assert np.array_equal(read_ct_series(folder).hu, _hu()[:, :, :6])
+    assert np.array_equal(read_ct_series(list_series(folder)[0].paths).hu, _hu()[:, :, :6])
+    assert read_ct_series(map(str, files)).hu.shape == (6, 5, 6)
+
+
+def test_an_empty_sop_class_is_no_obstacle(series):
+    folder, _, edit = series
+    edit(None, SOPClassUID="")
+    assert np.array_equal(read_ct_series(folder).hu, _hu())
+
+
+def test_positions_may_be_rounded(series):
+    folder, _, edit = series
+    edit(3, ImagePositionPatient=[-12.01, 7.5, 107.77])
+    assert np.allclose(read_ct_series(folder).affine, AFFINE, atol=0.02)
+
+
+def test_signed_padding_in_an_unsigned_tag(series):
+    folder, files, _ = series
+    data = pydicom.dcmread(files[0])
+    pixels = data.pixel_array.copy()
+    pixels[0] = -2000
+    data.PixelData = pixels.tobytes()
+    data.add_new("PixelPaddingValue", "US", 63536)
+    data.save_as(files[0])
+    hu = read_ct_series(folder).hu
+    assert (hu[:, 0, 0] == -1000).all() and np.array_equal(hu[:, 1:], _hu()[:, 1:])
+
+
+def test_a_file_without_preamble_is_read(series):
+    folder, files, _ = series
+    for path in files:
+        data = pydicom.dcmread(path)
+        bare = pydicom.dataset.Dataset({e.tag: e for e in data})
+        bare.save_as(path, implicit_vr=True, little_endian=True)
+        assert path.read_bytes()[128:132] != b"DICM"
+    assert np.array_equal(read_ct_series(folder).hu, _hu())
+
+
+def test_a_syntax_without_decoder_says_what_to_install(series):
+    folder, files, _ = series
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = pydicom.uid.MPEG2MPML
+        data.PixelData = pydicom.encaps.encapsulate([data.PixelData])
+        data["PixelData"].VR = "OB"
+        data.save_as(path)
+    with pytest.raises(DicomError, match="pip install pylibjpeg pylibjpeg-openjpeg"):
+        read_ct_series(folder)
+
+
+@pytest.mark.parametrize("cut", [10, 140, 400, 700, -1, -40])
+def test_a_truncated_file_is_never_read_as_whole(series, cut):
+    folder, files, _ = series
+    files[3].write_bytes(files[3].read_bytes()[:cut])
+    with pytest.raises(DicomError):
+        read_ct_series(folder)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DicomError, match="does not exist"):
+        read_ct_series(tmp_path / "none")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(DicomError, match=r"no DICOM images found \(1 other files\)"):
+        read_ct_series(tmp_path)
+
+
+def test_writer_is_all_or_nothing(tmp_path):
+    for name in ("one", "two"):
+        write_ct_series(tmp_path / name, _hu(), AFFINE)
+    first, again = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in again]
+    with pytest.raises(DicomError, match="not an empty folder"):
+        write_ct_series(tmp_path / "one", _hu(), AFFINE)
+    with pytest.raises(VolumeError, match="31743"):
+        write_ct_series(tmp_path / "three", _hu() + 1e6, AFFINE)
+    with pytest.raises(ShapeError):
+        write_ct_series(tmp_path / "three", _hu()[0], AFFINE)
+    skewed = AFFINE.copy()
+    skewed[0, 1] = 0.5
+    with pytest.raises(GeometryError, match="perpendicular"):
+        write_ct_series(tmp_path / "three", _hu(), skewed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
+
+
+# --- real series
+
+
+def test_real_study_is_told_apart(real_data):
+    folder = real_data / "head_phantom_philips" / "study_21570_mixed"
+    found = list_series(folder)
+    assert [(s.kind, s.usable) for s in found] == [
+        ("localizer", False),
+        ("slices", True),
+        ("secondary capture", False),
+    ]
+    ct = read_ct_series(folder)  # the one usable series needs no choice
+    assert ct.hu.shape == (512, 512, 28)
+    assert np.allclose(np.linalg.norm(ct.affine[:3, :3], axis=0), [0.451, 0.451, 5.0], atol=1e-3)
+    assert 600 < ct.hu.max() < 1000
+
+
+def test_real_compressed_series_uses_positions(real_data):
+    ct = read_ct_series(real_data / "totalsegmentator" / "dicom_j2k_lossless")
+    assert ct.hu.shape == (512, 512, 20)
+    assert np.allclose(ct.affine[:3, 2], [0, 0, 2.0])  # SliceThickness says 3
+    assert -1100 < ct.hu.min() and 1000 < ct.hu.max() < 3100
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("dicom_misc", "multi-frame, 1 file.*perfusion"),
+        ("xray", r"none of 3 series is a usable CT:[\s\S]*XA, other"),
+        ("xray/xa_coronary_96frames.dcm", "XA, other.*expected Modality CT"),
+        ("xray/dx_dog_thorax.dcm", "DX, other.*expected Modality CT"),
+        ("xray/cr_chest_pa_RG1_J2KI.dcm", "CR, other.*expected Modality CT"),
+        ("head_phantom_philips/study_21570_mixed/S1000_surview", "localizer"),
+        ("head_phantom_philips/study_21570_mixed/S4010_secondary_capture", "screen shot"),
+        ("head_phantom_philips", "2 CT series are usable"),
+    ],
+)
+def test_real_objects_that_are_no_ct_volume(real_data, name, says):
+    with pytest.raises(DicomError, match=says):
+        read_ct_series(real_data / name)
+
+
+def _tilted_and_upright(real_data):
+    folder = real_data / "head_phantom_philips"
+    tilted = read_ct_series(folder / "dicom_tilt_minus18p5")
+    return tilted, read_volume(folder / "ct_0deg_1mm.nii.gz")
+
+
+def test_gantry_tilt_is_in_the_affine(real_data):
+    """Voxels of the tilted series, looked up in the untilted CT of the same phantom."""
+    tilted, upright = _tilted_and_upright(real_data)
+    assert np.allclose(tilted.affine[:3, 2], [0, 0, 2.5], atol=0.01)
+    angle = np.degrees(np.arcsin(tilted.affine[2, 1] / np.linalg.norm(tilted.affine[:3, 1])))
+    assert abs(angle + 18.5) < 0.1
+    normal = np.cross(tilted.affine[:3, 0], tilted.affine[:3, 1])
+    straight = tilted.affine.copy()
+    normal /= np.linalg.norm(normal)
+    straight[:3, 2] = normal * (normal @ tilted.affine[:3, 2])
+
+    def correlation(affine):
+        index = np.stack(np.meshgrid(*(np.arange(0, n, 6) for n in tilted.hu.shape)), axis=-1)
+        index = index.reshape(-1, 3)
+        world = index @ affine[:3, :3].T + affine[:3, 3]
+        back = torch.linalg.inv(upright.affine).numpy()
+        there = (world @ back[:3, :3].T + back[:3, 3]).T
+        inside = ((there > 0) & (there.T < np.array(upright.shape) - 1).T).all(axis=0)
+        found = map_coordinates(upright.mu.numpy(), there[:, inside], order=1)
+        own = np.clip(tilted.hu[tuple(index[inside].T)], -1000, None)
+        return np.corrcoef(found, own)[0, 1]
+
+    assert correlation(tilted.affine) > 0.95
+    assert correlation(straight) < 0.8
