@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
 
 Scalar = float | int | Tensor
 
@@ -214,6 +214,57 @@ class CArm:
         x0, y0 = (0.5 * width - float(column)) * delx, (0.5 * height - float(row)) * dely
         return cls(sdd, sod, height, width, float(delx), dely, x0, y0, mirrored), pose
 
+    @classmethod
+    def from_dicom(
+        cls,
+        header,
+        *,
+        sdd: float | None = None,
+        sod: float | None = None,
+        delx: float | None = None,
+        dely: float | None = None,
+    ) -> tuple["CArm", Float[Tensor, "6"] | None]:
+        """Intrinsics and positioner angles of an XA, DX or CR image.
+
+        Nothing is guessed: what the header lacks must be given by keyword, which also replaces
+        what the header says. Spacing is ImagerPixelSpacing, at the detector. Only these tags
+        are read; none of them tells about the patient.
+
+        Args:
+            header: pydicom dataset.
+            sdd, sod: Source-detector and source-isocentre distance [mm].
+            delx, dely: Column and row spacing [mm].
+
+        Returns:
+            The C-arm, and eta with both angles and no offset; None where the header has no
+            positioner angles.
+
+        Raises:
+            DicomError: names the missing or zero tag and the keyword that replaces it.
+
+        Source:
+            DICOM PS3.3 C.8.7.4 (X-ray acquisition), C.8.7.5 (XA positioner).
+        """
+        found = {
+            "sdd": (sdd, "DistanceSourceToDetector", 0),
+            "sod": (sod, "DistanceSourceToPatient", 0),
+            "dely": (dely, "ImagerPixelSpacing", 0),
+            "delx": (delx, "ImagerPixelSpacing", 1),
+        }
+        lengths = {
+            name: _tag(header, tag, item, name) if given is None else float(given)
+            for name, (given, tag, item) in found.items()
+        }
+        rows, columns = (int(_tag(header, tag, 0, None)) for tag in ("Rows", "Columns"))
+        flipped = str(header.get("FieldOfViewHorizontalFlip", "NO")).upper() == "YES"
+        device = cls(height=rows, width=columns, mirrored=flipped, **lengths)
+        angles = [header.get(f"Positioner{x}Angle") for x in ("Secondary", "Primary")]
+        if any(a is None or a == "" for a in angles):
+            return device, None
+        eta = torch.zeros(6, dtype=torch.float64)
+        eta[:2] = torch.deg2rad(torch.tensor([float(a) for a in angles], dtype=torch.float64))
+        return device, eta
+
     def downsample(self, factor: int) -> "CArm":
         """The same detector with factor x factor pixels joined into one.
 
@@ -229,6 +280,21 @@ class CArm:
             self, height=self.height // factor, width=self.width // factor,
             delx=self.delx * factor, dely=self.dely * factor,
         )  # fmt: skip
+
+
+def _tag(header, tag: str, item: int, keyword: str | None) -> float:
+    """A positive number of a DICOM header."""
+    value = header.get(tag)
+    try:
+        values = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
+        number = float(values[item])
+    except (TypeError, ValueError, IndexError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        state = "lacks" if value is None or value == "" else "has an unusable"
+        remedy = f"; measure it and pass {keyword}=... [mm]" if keyword else ""
+        raise DicomError(f"the header {state} {tag}; expected a number above 0{remedy}")
+    return number
 
 
 def _double(value: Scalar, like: Tensor) -> Tensor:

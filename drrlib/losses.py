@@ -96,13 +96,10 @@ def _constant(image: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
-    """Products are summed as they are made: no image of products is kept for the backward pass."""
-
-    def dot(x: Tensor, y: Tensor) -> Tensor:
-        x = x if weights is None else weights * x
-        x, y = torch.broadcast_tensors(x, y)
-        return torch.einsum("bchw,bchw->b", x, y)
-
-    product, aa, bb = dot(a, b), dot(a, a), dot(b, b)
-    flat = (aa <= 0) | (bb <= 0)
-    return torch.where(flat, 0.0, product / torch.where(flat, 1.0, aa * bb).sqrt())
+    """Sums of products without an image of products, which autograd would keep."""
+    if weights is not None:
+        a, b = weights.sqrt() * a, weights.sqrt() * b
+    norms = [torch.linalg.vector_norm(x, dim=(1, 2, 3)) for x in (a, b)]
+    product = torch.einsum("bchw,bchw->b", *torch.broadcast_tensors(a, b))
+    flat = (norms[0] <= 0) | (norms[1] <= 0)
+    return torch.where(flat, 0.0, product / torch.where(flat, 1.0, norms[0] * norms[1]))

@@ -2,11 +2,12 @@
 
 import math
 
+import pydicom
 import pytest
 import torch
 
 from drrlib.carm import CArm
-from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
 
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
 # The paper's sphere: sdd = 2 rho, sod = rho.
@@ -164,3 +165,58 @@ def test_bad_matrices_are_refused():
     skewed = torch.tensor([[1000.0, 100, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 500]])
     with pytest.raises(GeometryError, match="skew"):
         CArm.from_projection_matrix(skewed, 4, 4, 1.0, sod=1.0)
+
+
+def _header(**changes):
+    header = pydicom.Dataset()
+    header.Rows, header.Columns = 40, 50
+    header.DistanceSourceToDetector, header.DistanceSourceToPatient = 1100, 750
+    header.ImagerPixelSpacing = [0.4, 0.3]  # between rows, between columns
+    header.PositionerPrimaryAngle, header.PositionerSecondaryAngle = -30, 20
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(header, keyword)
+        else:
+            setattr(header, keyword, value)
+    return header
+
+
+def test_dicom_header_by_hand():
+    carm, eta = CArm.from_dicom(_header())
+    assert carm == CArm(1100.0, 750.0, 40, 50, delx=0.3, dely=0.4)
+    _close(eta, [math.radians(20), math.radians(-30), 0, 0, 0, 0])  # cranial 20, RAO 30
+    flipped, none = CArm.from_dicom(
+        _header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
+    )
+    assert flipped.mirrored and flipped.sod == 800.0 and none is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "keyword"),
+    [
+        ("DistanceSourceToDetector", None, "sdd"),
+        ("DistanceSourceToPatient", 0, "sod"),
+        ("ImagerPixelSpacing", None, "dely"),
+        ("ImagerPixelSpacing", [0.0, 0.0], "dely"),
+    ],
+)
+def test_dicom_header_without_a_length_is_refused(tag, value, keyword):
+    header = _header(**{tag: value})
+    header.PatientName = "SECRET"
+    with pytest.raises(DicomError, match=f"{tag}.*pass {keyword}=") as caught:
+        CArm.from_dicom(header)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_real_x_ray_headers(real_data):
+    folder = real_data / "xray"
+    headers = {p.stem: pydicom.dcmread(p, stop_before_pixels=True) for p in folder.iterdir()}
+    with pytest.raises(DicomError, match=r"lacks DistanceSourceToDetector.*pass sdd="):
+        CArm.from_dicom(headers["xa_coronary_96frames"])
+    lengths = dict(sdd=1000.0, sod=700.0, delx=0.3, dely=0.3)
+    _, eta = CArm.from_dicom(headers["xa_coronary_96frames"], **lengths)
+    assert torch.rad2deg(eta[:2]).round().tolist() == [2.0, -32.0]  # cranial 2, RAO 32
+    dog, eta = CArm.from_dicom(headers["dx_dog_thorax"], sod=900.0)
+    assert dog.sdd == 1000.0 and abs(dog.dely / dog.delx - 1) < 2e-3 and eta is None
+    with pytest.raises(DicomError, match="pass sod="):
+        CArm.from_dicom(headers["cr_chest_pa_RG1_J2KI"])

@@ -23,6 +23,8 @@ BACKENDS = ("auto", "reference", "cpu")
 # nx + ny + nz numbers per ray.
 _REFERENCE_RAYS = 4096
 
+_SILENCE = 3.0  # [s] that a first call may take before it says why
+
 
 def choose_backend(grid: Grid, backend: str = "auto") -> str:
     """The backend that will run: the named one, or for "auto" the fastest that can.
@@ -311,7 +313,7 @@ def _announce(kernel) -> Iterator[None]:
         yield
         return
     message = "drrlib: compiling the CPU kernel (about half a minute, kept for later runs) ..."
-    timer = threading.Timer(3.0, print, [message], {"file": sys.stderr, "flush": True})
+    timer = threading.Timer(_SILENCE, print, [message], {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
     try:

@@ -1,6 +1,7 @@
 """The CPU kernel against the reference in float64: values, all gradients, adjointness."""
 
 import inspect
+import time
 
 import pytest
 import torch
@@ -238,6 +239,18 @@ def test_second_derivative_raises():
     (slope,) = torch.autograd.grad(image.square().sum(), source, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
+
+
+def test_compiling_says_so(monkeypatch, capfd):
+    from types import SimpleNamespace
+
+    from drrlib.projectors import ops
+
+    monkeypatch.setattr(ops, "_SILENCE", 0.01)
+    for signatures, said in (([], True), (["compiled before"], False)):
+        with ops._announce(SimpleNamespace(signatures=signatures)):
+            time.sleep(0.2)
+        assert ("compiling the CPU kernel" in capfd.readouterr().err) is said
 
 
 def test_named_backend_never_falls_back():
