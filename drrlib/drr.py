@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from drrlib.volume import Volume
 from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients, project
+from drrlib.volume import Volume
 
 
 class DRR:
