@@ -45,7 +45,7 @@ class CArm:
         height, width: Detector rows and columns.
         delx, dely: Pixel spacing along columns and rows [mm].
         x0, y0: Shift of the detector's centre along increasing columns and rows [mm].
-        mirrored: True if the image is seen from the source: columns run the other way.
+        flipped: True if the image is seen from the source: columns run the other way.
 
     Raises:
         GeometryError: a length that no C-arm can have.
@@ -59,7 +59,7 @@ class CArm:
     dely: Scalar
     x0: Scalar = 0.0
     y0: Scalar = 0.0
-    mirrored: bool = False
+    flipped: bool = False
 
     def __post_init__(self):
         value = {}
@@ -130,7 +130,7 @@ class CArm:
         if pose.ndim != 3:
             raise ShapeError(f"pose has shape {tuple(pose.shape)}; expected [batch, 4, 4]")
         right, up, ahead = pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2]
-        if self.mirrored:
+        if self.flipped:
             right = -right
         delx, dely = _double(self.delx, pose), _double(self.dely, pose)
         source, col_step, row_step = pose[:, :3, 3], delx * right, -dely * up
@@ -152,7 +152,7 @@ class CArm:
         pose = _check_pose(pose)
         focal, zero = _double(self.sdd, pose), pose.new_zeros(())
         delx, dely = _double(self.delx, pose), _double(self.dely, pose)
-        sign = -1.0 if self.mirrored else 1.0
+        sign = -1.0 if self.flipped else 1.0
         column = 0.5 * self.width - _double(self.x0, pose) / delx
         row = 0.5 * self.height - _double(self.y0, pose) / dely
         k = torch.stack([sign * focal / delx, zero, column, zero, -focal / dely, row])
@@ -205,14 +205,14 @@ class CArm:
             )
         x = m[0] - column * ahead - (m[0] @ up) * up
         right = torch.linalg.cross(up, ahead)
-        mirrored = bool(x @ right < 0)
+        flipped = bool(x @ right < 0)
         sdd = float(delx * x.norm())
         dely = sdd / float(y.norm())
         pose = torch.eye(4, dtype=torch.float64)
         pose[:3, :3] = torch.stack([right, up, ahead], dim=1)
         pose[:3, 3] = -torch.linalg.solve(m, t)
         x0, y0 = (0.5 * width - float(column)) * delx, (0.5 * height - float(row)) * dely
-        return cls(sdd, sod, height, width, float(delx), dely, x0, y0, mirrored), pose
+        return cls(sdd, sod, height, width, float(delx), dely, x0, y0, flipped), pose
 
     @classmethod
     def from_dicom(
@@ -257,7 +257,7 @@ class CArm:
         }
         rows, columns = (int(_tag(header, tag, 0, None)) for tag in ("Rows", "Columns"))
         flipped = str(header.get("FieldOfViewHorizontalFlip", "NO")).upper() == "YES"
-        device = cls(height=rows, width=columns, mirrored=flipped, **lengths)
+        device = cls(height=rows, width=columns, flipped=flipped, **lengths)
         angles = [header.get(f"Positioner{x}Angle") for x in ("Secondary", "Primary")]
         if any(a is None or a == "" for a in angles):
             return device, None

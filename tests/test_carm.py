@@ -60,18 +60,18 @@ def test_frontal_frame_by_hand():
     _close(carm.pixel_centers(carm.pose(_eta(), CENTER))[0, 1, 2], [14.0, -530.0, 24.5])
 
 
-def test_left_is_on_the_right_and_mirrored_is_not():
+def test_left_is_on_the_right_and_flipped_is_not():
     left, head = CENTER + torch.tensor([10.0, 0, 0]), CENTER + torch.tensor([0, 0, 10.0])
     pose = CARM.pose(_eta(), CENTER)
     # Magnification 2: 10 mm are 20 mm on the detector, 10 columns or 20/3 rows.
     _close(CARM.project(torch.stack([left, head]), pose)[0], [[13.0, 2.0], [3.0, 2.0 - 20 / 3]])
-    mirror = CArm(1020.0, 510.0, 4, 6, 2.0, 3.0, mirrored=True)
+    mirror = CArm(1020.0, 510.0, 4, 6, 2.0, 3.0, flipped=True)
     _close(mirror.project(left[None], pose)[0], [[-7.0, 2.0]])
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_matrix_projects_pixel_centres_to_themselves(mirrored):
-    carm = CArm(1020.0, 600.0, 5, 4, 0.7, 0.9, x0=3.0, y0=-2.0, mirrored=mirrored)
+@pytest.mark.parametrize("flipped", [False, True])
+def test_matrix_projects_pixel_centres_to_themselves(flipped):
+    carm = CArm(1020.0, 600.0, 5, 4, 0.7, 0.9, x0=3.0, y0=-2.0, flipped=flipped)
     pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
     seen = carm.project(carm.pixel_centers(pose).reshape(-1, 3), pose).reshape(5, 4, 2)
     i, j = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(4) + 0.5, indexing="ij")
@@ -80,25 +80,25 @@ def test_matrix_projects_pixel_centres_to_themselves(mirrored):
     assert 500 < depth < 700
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 0.37])
-def test_matrix_round_trip(mirrored, scale):
-    carm = CArm(1020.0, 600.0, 50, 40, 0.7, 0.9, x0=3.0, y0=-2.0, mirrored=mirrored)
+def test_matrix_round_trip(flipped, scale):
+    carm = CArm(1020.0, 600.0, 50, 40, 0.7, 0.9, x0=3.0, y0=-2.0, flipped=flipped)
     pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
     matrix = scale * carm.projection_matrix(pose)[0]
     again, found = CArm.from_projection_matrix(matrix, 50, 40, 0.7, sod=600.0)
     assert torch.allclose(found, pose[0], atol=1e-9)
-    assert again.mirrored is mirrored
+    assert again.flipped is flipped
     for name in ("sdd", "dely", "x0", "y0"):
         assert abs(getattr(again, name) - getattr(carm, name)) < 1e-8
 
 
 def test_computer_vision_matrix():
-    """K [R | t] with x right, y down, z forward: seen from the source, hence mirrored."""
+    """K [R | t] with x right, y down, z forward: seen from the source, hence flipped."""
     k = torch.tensor([[1000.0, 0, 20], [0, 1000.0, 25], [0, 0, 1]]).double()
     matrix = torch.cat([k, k @ torch.tensor([[0.0], [0.0], [500.0]]).double()], dim=1)
     carm, pose = CArm.from_projection_matrix(matrix, 50, 40, 0.5, sod=300.0)
-    assert carm.mirrored and abs(carm.sdd - 500.0) < 1e-9
+    assert carm.flipped and abs(carm.sdd - 500.0) < 1e-9
     _close(pose[:3, 3], [0.0, 0.0, -500.0])
     _close(pose[:3, 2], [0.0, 0.0, 1.0])
     _close(carm.project(torch.tensor([[5.0, 0.0, 0.0]]).double(), pose[None])[0], [[30.0, 25.0]])
@@ -185,10 +185,10 @@ def test_dicom_header_by_hand():
     carm, eta = CArm.from_dicom(_header())
     assert carm == CArm(1100.0, 750.0, 40, 50, delx=0.3, dely=0.4)
     _close(eta, [math.radians(20), math.radians(-30), 0, 0, 0, 0])  # cranial 20, RAO 30
-    flipped, none = CArm.from_dicom(
+    device, none = CArm.from_dicom(
         _header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
     )
-    assert flipped.mirrored and flipped.sod == 800.0 and none is None
+    assert device.flipped and device.sod == 800.0 and none is None
 
 
 @pytest.mark.parametrize(
