@@ -45,7 +45,7 @@ def carm_figure(
     parts = [
         go.Scatter3d(
             x=skin[:, 0].round(1), y=skin[:, 1].round(1), z=skin[:, 2].round(1), mode="markers",
-            marker=dict(size=1.5, color=skin[:, 1].round(), colorscale="Greys", opacity=0.6),
+            marker=dict(size=2, color=skin[:, 1].round(), colorscale="Greys", opacity=0.6),
             name="bone surface",
         ),
         _line(np.vstack([edges, edges[:1]]), BLUE, "detector"),
@@ -68,7 +68,7 @@ def carm_figure(
     figure = go.Figure(parts)
     axes = dict(
         xaxis_title="x: left [mm]", yaxis_title="y: posterior [mm]", zaxis_title="z: superior [mm]",
-        aspectmode="data", camera_eye=dict(x=1.5, y=-1.5, z=0.7),
+        aspectmode="data", camera_eye=dict(x=-1.4, y=-1.2, z=0.6),
     )  # fmt: skip
     figure.update_layout(
         height=560, scene=axes, margin=dict(l=0, r=0, t=10, b=0), legend=dict(x=0, y=1)
@@ -104,7 +104,15 @@ def ray_figure(
     text = [f"alpha = {a:.3f}" for a in inside]
     figure = go.Figure(
         [
-            go.Heatmap(z=mu.T.round(4), colorscale="Greys", xgap=1, ygap=1, showscale=False),
+            go.Heatmap(
+                z=mu.T.round(4),
+                colorscale="Greys",
+                zmin=-0.2,
+                zmax=1.4,
+                xgap=1,
+                ygap=1,
+                showscale=False,
+            ),
             go.Scatter(x=[s[0], target[0]], y=[s[1], target[1]], line_color=RED, name="ray"),
             _marks(crossing, BLUE, "crossings", text),
             _marks(middle, ORANGE, "midpoints", [f"{b:.3f}" for b in middles]),
