@@ -1,6 +1,7 @@
 """CT series from DICOM files: Hounsfield units with the true affine of the slices."""
 
 import os
+import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
+from pydicom.uid import JPEG2000TransferSyntaxes
 
 from drrlib.dicom_headers import Series, SeriesInfo, scan
 from drrlib.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.errors import DicomError
 
 AIR_HU = -1000.0
-FAR_HU = 1e6  # no material; a damaged header
+FAR_HU = 65536.0  # far beyond the extended CT scale; a damaged header
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +121,12 @@ def _slice_hu(header: Header) -> np.ndarray:
     ds = read_dataset(header.path, pixels=True)
     if ds is None or "PixelData" not in ds:
         raise DicomError("no pixel data, or the file cannot be read; copy or export it again")
+    announced = _jpeg2000_size(ds)
+    if announced not in (None, (header.rows, header.columns)):
+        raise DicomError(
+            f"the compressed image announces {announced[0]} x {announced[1]} pixels and the header "
+            f"{header.rows} x {header.columns}: the file is damaged"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -145,6 +153,19 @@ def _slice_hu(header: Header) -> np.ndarray:
             f"slope ({slope:g}) or intercept ({intercept:g}) is damaged"
         )
     return hu
+
+
+def _jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG 2000 stream announces, read before anything is decoded: a few
+    bytes could ask for gigabytes. Source: ISO/IEC 15444-1, A.5.1 (SIZ marker)."""
+    if ds.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
+        return None
+    at = ds.PixelData.find(b"\xff\x4f\xff\x51")
+    fields = ds.PixelData[at + 8 : at + 24]
+    if at < 0 or len(fields) < 16:
+        return 0, 0
+    right, bottom, left, top = struct.unpack(">4I", fields)
+    return bottom - top, right - left
 
 
 def _padding(ds: Dataset) -> tuple[float, float] | None:

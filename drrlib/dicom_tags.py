@@ -12,11 +12,23 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from drrlib.errors import DicomError
+
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # Third value of Image Type of maps that a CT workstation computes: not Hounsfield units.
 MAPS = {"PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "RCBF", "RCBV", "EFF_Z", "EFF_ATOMIC_NUM"}
 HOUNSFIELD = {"", "HU", "US", "HU_MOD"}  # US: not specified
+DICOMDIR = "1.2.840.10008.1.3.10"
+# Only these are repeated in messages; anything else in the tag could be free text.
+MODALITIES = set("CT MR PT NM US CR DX XA RF MG OT SC SR PR KO SEG REG DOC".split())
+MODALITIES |= {"RTIMAGE", "RTSTRUCT", "RTDOSE", "RTPLAN"}
+
+# Passing over such a file could lose the end of a series without a word.
+DAMAGED = (
+    "a file begins as DICOM but its header cannot be read: damaged or cut short; copy or export "
+    "the series again, or remove the file"
+)
 
 GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
 TAGS = [
@@ -49,6 +61,9 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
     """The tags in `TAGS`, and Pixel Data if asked for; None where the file is not DICOM.
 
     Files without the 128-byte preamble, as old software wrote them, are read too.
+
+    Raises:
+        DicomError: the file begins as DICOM and cannot be read.
     """
     tags = [*TAGS, "PixelData"] if pixels else TAGS
     with warnings.catch_warnings(), open(path, "rb") as file:
@@ -64,7 +79,12 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
                 file, stop_before_pixels=not pixels, specific_tags=list(tags), force=bare
             )
         except Exception:  # a damaged header can raise nearly anything
+            if not bare:
+                raise DicomError(DAMAGED) from None
             return None
+    directory = getattr(ds, "file_meta", {}).get("MediaStorageSOPClassUID", "") == DICOMDIR
+    if not bare and not directory and "SeriesInstanceUID" not in ds:
+        raise DicomError(DAMAGED)
     if "TransferSyntaxUID" not in getattr(ds, "file_meta", {}):
         ds.file_meta = getattr(ds, "file_meta", None) or FileMetaDataset()
         implicit = ds.original_encoding[0]
@@ -133,7 +153,9 @@ def read_header(path: Path) -> Header | None:
     ds = read_dataset(path, pixels=False)
     uid = None if ds is None else value(ds, "SeriesInstanceUID")
     modality = "" if ds is None else (words(ds, "Modality") or [""])[0]
-    if ds is None or not (uid or modality):  # a DICOMDIR has neither
+    if ds is None:
+        return None
+    if not (uid or modality):  # a DICOMDIR has neither
         return None
     slope, intercept = numbers(ds, "RescaleSlope", 1), numbers(ds, "RescaleIntercept", 1)
     both = slope is not None and intercept is not None
@@ -141,7 +163,7 @@ def read_header(path: Path) -> Header | None:
         path=path,
         uid=str(uid or ""),
         number=whole(ds, "SeriesNumber"),
-        modality=modality[:16],
+        modality=modality if modality in MODALITIES else "unknown modality",
         kind=kind_of(ds),
         rows=whole(ds, "Rows"),
         columns=whole(ds, "Columns"),

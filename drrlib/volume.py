@@ -101,6 +101,11 @@ class Volume:
             affine = torch.from_numpy(np.array(affine, dtype=np.float64))
         return cls(hu_to_mu(hu, mu_water, air_hu), affine)
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.shape))
+        spacing = " x ".join(f"{x:.4g}" for x in self.spacing.tolist())
+        return f"Volume({size} voxels of {spacing} mm, mu up to {float(self.mu.max()):.3g} / mm)"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y, z."""

@@ -1,5 +1,7 @@
 """CT series: geometry, order, rescaling, refusals, and nothing about the patient in messages."""
 
+import struct
+
 import numpy as np
 import pydicom
 import pytest
@@ -343,3 +345,30 @@ def test_gantry_tilt_is_in_the_affine(real_data):
 
     assert correlation(tilted.affine) > 0.95
     assert correlation(straight) < 0.8
+
+
+@pytest.mark.parametrize("length", [140, 300, 600])
+def test_a_damaged_end_slice_is_not_passed_over(series, length):
+    folder, files, _ = series
+    files[-1].write_bytes(files[-1].read_bytes()[:length])
+    with pytest.raises(DicomError, match=r"damaged|missing or unreadable|cannot be decoded"):
+        read_ct_series(folder)
+
+
+def test_free_text_in_the_modality_is_not_repeated(series):
+    folder, _, edit = series
+    edit(None, Modality="SMITH")
+    with pytest.raises(DicomError, match="unknown modality") as caught:
+        read_ct_series(folder)
+    assert "SMITH" not in str(caught.value)
+
+
+def test_a_huge_compressed_image_is_refused_before_decoding(real_data, tmp_path):
+    for path in (real_data / "totalsegmentator" / "dicom_j2k_lossless").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    victim = sorted(tmp_path.iterdir())[3]
+    data = victim.read_bytes()
+    at = data.index(b"\xff\x4f\xff\x51") + 8
+    victim.write_bytes(data[:at] + struct.pack(">2I", 60000, 60000) + data[at + 8 :])
+    with pytest.raises(DicomError, match="announces 60000 x 60000"):
+        read_ct_series(tmp_path)

@@ -141,3 +141,9 @@ def test_refusals(make, error, says):
     with pytest.raises(error, match=says) as caught:
         make()
     assert isinstance(caught.value, (DrrlibError, ValueError))
+
+
+def test_repr_is_one_line():
+    assert repr(Volume(torch.ones(2, 3, 4), torch.eye(4, dtype=torch.float64))) == (
+        "Volume(2 x 3 x 4 voxels of 1 x 1 x 1 mm, mu up to 1 / mm)"
+    )
