@@ -11,6 +11,7 @@ doi:10.3844/jcssp.2024.1593.1601, Fig. 3, whose sphere of radius rho is sdd = 2 
 
 import dataclasses
 import math
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
+from drrlib.errors import ConfigError, GeometryError, ShapeError
 
 Scalar = float | int | Tensor
 
@@ -48,7 +49,8 @@ class CArm:
         flipped: True if the image is seen from the source: columns run the other way.
 
     Raises:
-        GeometryError: a length that no C-arm can have.
+        GeometryError: a length or a number of pixels that no C-arm can have.
+        ShapeError: a tensor with axes; one C-arm has one of each length.
     """
 
     sdd: Scalar
@@ -65,10 +67,17 @@ class CArm:
         value = {}
         for name in ("sdd", "sod", "delx", "dely", "x0", "y0"):
             length = getattr(self, name)
-            number = float(length.detach() if isinstance(length, Tensor) else length)
+            if isinstance(length, Tensor) and length.ndim:
+                raise ShapeError(f"{name} has shape {tuple(length.shape)}; expected a 0-d tensor")
+            if isinstance(length, Tensor):
+                length = length.detach()
+            try:
+                number = math.nan if isinstance(length, str) else float(length)
+            except (TypeError, ValueError):
+                number = math.nan
             value[name] = number
             if not math.isfinite(number):
-                raise GeometryError(f"{name} is {number}; expected a finite length [mm]")
+                raise GeometryError(f"{name} is {length!r}; expected a finite length [mm]")
         for name in ("sdd", "delx", "dely"):
             if value[name] <= 0:
                 raise GeometryError(f"{name} is {value[name]} mm; expected more than 0")
@@ -79,8 +88,12 @@ class CArm:
             )
         for name in ("height", "width"):
             pixels = getattr(self, name)
-            if isinstance(pixels, bool) or int(pixels) != pixels or pixels < 1:
-                raise GeometryError(f"{name} is {pixels}; expected a whole number of pixels >= 1")
+            try:
+                count = 0 if isinstance(pixels, bool) else operator.index(pixels)
+            except TypeError:
+                count = 0
+            if count < 1:
+                raise GeometryError(f"{name} is {pixels!r}; expected a whole number of pixels >= 1")
 
     def pose(
         self, eta: Float[Tensor, "*b 6"], center: Float[Tensor, "3"]
@@ -142,8 +155,8 @@ class CArm:
     def pixel_centers(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b height width 3"]:
         """World position of every pixel centre [mm]; for explicit rays and drawings."""
         frame = self.frame(pose)
-        i = torch.arange(self.height, dtype=torch.float64)[:, None, None] + 0.5
-        j = torch.arange(self.width, dtype=torch.float64)[:, None] + 0.5
+        i = torch.arange(self.height).to(frame.corner)[:, None, None] + 0.5
+        j = torch.arange(self.width).to(frame.corner)[:, None] + 0.5
         corner, col_step, row_step = (x[:, None, None] for x in frame[1:])
         return corner + j * col_step + i * row_step
 
@@ -163,7 +176,11 @@ class CArm:
     def project(
         self, points: Float[Tensor, "n 3"], pose: Float[Tensor, "b 4 4"]
     ) -> Float[Tensor, "b n 2"]:
-        """Image coordinates (column, row) of world points; pixel centres at half-integers."""
+        """Image coordinates (column, row) of world points; pixel centres at half-integers.
+
+        A point behind the source is projected through it; one at its depth gives no finite value.
+        Gradients: points, pose and every intrinsic length.
+        """
         matrix = self.projection_matrix(pose)
         seen = points.to(matrix) @ matrix[..., :3].mT + matrix[..., None, :, 3]
         return seen[..., :2] / seen[..., 2:]
@@ -197,13 +214,13 @@ class CArm:
         column, row = m[0] @ ahead, m[1] @ ahead
         y = m[1] - row * ahead
         up = -y / y.norm()
-        skew = m[0] @ up / m[0].norm()
+        x = m[0] - column * ahead - (m[0] @ up) * up
+        skew = m[0] @ up / x.norm()
         if bool(skew.abs() > 1e-4):
             raise GeometryError(
                 f"matrix has skewed pixels (skew {float(skew):.2g} of the column scale); expected "
                 "rows and columns at right angles: resample the image"
             )
-        x = m[0] - column * ahead - (m[0] @ up) * up
         right = torch.linalg.cross(up, ahead)
         flipped = bool(x @ right < 0)
         sdd = float(delx * x.norm())
@@ -223,47 +240,31 @@ class CArm:
         sod: float | None = None,
         delx: float | None = None,
         dely: float | None = None,
+        frame: int = 0,
     ) -> tuple["CArm", Float[Tensor, "6"] | None]:
         """Intrinsics and positioner angles of an XA, DX or CR image.
 
-        Nothing is guessed: what the header lacks must be given by keyword, which also replaces
-        what the header says. Spacing is ImagerPixelSpacing, at the detector. Only these tags
-        are read; none of them tells about the patient.
+        No length is guessed: what the header lacks must be given by keyword, which also replaces
+        what the header says. See `drrlib.carm_dicom` for the tags and what they mean.
 
         Args:
             header: pydicom dataset.
             sdd, sod: Source-detector and source-isocentre distance [mm].
-            delx, dely: Column and row spacing [mm].
+            delx, dely: Column and row spacing at the detector [mm].
+            frame: Which frame of a run, from 0; its angles differ where the positioner moved.
 
         Returns:
-            The C-arm, and eta with both angles and no offset; None where the header has no
-            positioner angles.
+            The C-arm, and eta with the angles and no offset; None where the header lacks a
+            positioner angle.
 
         Raises:
-            DicomError: names the missing or zero tag and the keyword that replaces it.
-
-        Source:
-            DICOM PS3.3 C.8.7.4 (X-ray acquisition), C.8.7.5 (XA positioner).
+            ConfigError: not a dataset, or no such frame.
+            DicomError: names the missing or unusable tag and the keyword that replaces it.
+            GeometryError: lengths that no C-arm can have.
         """
-        found = {
-            "sdd": (sdd, "DistanceSourceToDetector", 0),
-            "sod": (sod, "DistanceSourceToPatient", 0),
-            "dely": (dely, "ImagerPixelSpacing", 0),
-            "delx": (delx, "ImagerPixelSpacing", 1),
-        }
-        lengths = {
-            name: _tag(header, tag, item, name) if given is None else float(given)
-            for name, (given, tag, item) in found.items()
-        }
-        rows, columns = (int(_tag(header, tag, 0, None)) for tag in ("Rows", "Columns"))
-        flipped = str(header.get("FieldOfViewHorizontalFlip", "NO")).upper() == "YES"
-        device = cls(height=rows, width=columns, flipped=flipped, **lengths)
-        angles = [header.get(f"Positioner{x}Angle") for x in ("Secondary", "Primary")]
-        if any(a is None or a == "" for a in angles):
-            return device, None
-        eta = torch.zeros(6, dtype=torch.float64)
-        eta[:2] = torch.deg2rad(torch.tensor([float(a) for a in angles], dtype=torch.float64))
-        return device, eta
+        from drrlib.carm_dicom import read_header  # it needs this class
+
+        return read_header(header, sdd=sdd, sod=sod, delx=delx, dely=dely, frame=frame)
 
     def downsample(self, factor: int) -> "CArm":
         """The same detector with factor x factor pixels joined into one.
@@ -280,21 +281,6 @@ class CArm:
             self, height=self.height // factor, width=self.width // factor,
             delx=self.delx * factor, dely=self.dely * factor,
         )  # fmt: skip
-
-
-def _tag(header, tag: str, item: int, keyword: str | None) -> float:
-    """A positive number of a DICOM header."""
-    value = header.get(tag)
-    try:
-        values = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
-        number = float(values[item])
-    except (TypeError, ValueError, IndexError):
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        state = "lacks" if value is None or value == "" else "has an unusable"
-        remedy = f"; measure it and pass {keyword}=... [mm]" if keyword else ""
-        raise DicomError(f"the header {state} {tag}; expected a number above 0{remedy}")
-    return number
 
 
 def _double(value: Scalar, like: Tensor) -> Tensor:

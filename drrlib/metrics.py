@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import ConfigError
+from drrlib.errors import ConfigError, ShapeError
 from drrlib.se3 import inverse, rotation_angle, transform_points
 
 
@@ -39,7 +39,12 @@ def mtre(
     Args:
         pose, true_pose: world_from_camera; a batch of one stands for all.
         points: Targets [mm, world], such as landmarks of the volume.
+
+    Raises:
+        ShapeError: no points, whose mean would be NaN.
     """
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise ShapeError(f"points has shape {tuple(points.shape)}; expected [n, 3], n >= 1")
     moved = transform_points(true_pose @ inverse(pose), points.to(pose))
     return (moved - points.to(pose)).norm(dim=-1).mean(dim=-1)
 
@@ -47,7 +52,13 @@ def mtre(
 def pose_errors(
     pose: Float[Tensor, "*#b 4 4"], true_pose: Float[Tensor, "*#b 4 4"], center: Float[Tensor, "3"]
 ) -> PoseErrors:
-    """Rotation, and displacement of one reference point such as the volume's centre."""
+    """Rotation, and displacement of one reference point; its parts as the true camera sees them.
+
+    Args:
+        pose, true_pose: world_from_camera; a batch of one stands for all.
+        center: Reference point [mm, world], such as the isocentre or the volume's centre. The
+            displacement depends on it: a rotation moves only points off its axis.
+    """
     motion = true_pose @ inverse(pose)
     moved = transform_points(motion, center.to(pose)[None])[..., 0, :] - center.to(pose)
     seen = (true_pose[..., :3, :3].mT @ moved[..., None])[..., 0]

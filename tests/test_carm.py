@@ -5,6 +5,9 @@ import math
 import pydicom
 import pytest
 import torch
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from drrlib.carm import CArm
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
@@ -20,7 +23,9 @@ def _eta(theta=0.0, phi=0.0, gamma=0.0, b=(0.0, 0.0, 0.0)):
 
 
 def _close(actual, expected, atol=1e-9):
-    assert torch.allclose(actual, torch.tensor(expected, dtype=torch.float64), atol=atol), actual
+    """Absolute closeness only: the default relative 1e-5 would pass 5 um of the source."""
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert torch.allclose(actual, expected, rtol=0, atol=atol), actual
 
 
 # DICOM PS3.3 C.8.7.5: LAO and cranial are positive; the detector goes where the angle says.
@@ -40,7 +45,7 @@ VIEWS = {
 def test_positioner_angles(name):
     eta, ahead, right, up = VIEWS[name]
     pose = CARM.pose(eta, CENTER)
-    _close(pose[0, :3, :3], torch.tensor([right, up, ahead]).double().T.tolist())
+    _close(pose[0, :3, :3], torch.tensor([right, up, ahead], dtype=torch.float64).T.tolist())
     source = [c - 510.0 * a for c, a in zip(CENTER.tolist(), ahead, strict=True)]
     _close(pose[0, :3, 3], source)
     frame = CARM.frame(pose)
@@ -75,9 +80,10 @@ def test_matrix_projects_pixel_centres_to_themselves(flipped):
     pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
     seen = carm.project(carm.pixel_centers(pose).reshape(-1, 3), pose).reshape(5, 4, 2)
     i, j = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(4) + 0.5, indexing="ij")
-    assert torch.allclose(seen, torch.stack([j, i], dim=-1).double(), atol=1e-9)
-    depth = carm.projection_matrix(pose)[0, 2] @ torch.cat([CENTER, torch.ones(1)]).double()
-    assert 500 < depth < 700
+    _close(seen, torch.stack([j, i], dim=-1).tolist())
+    # The last row of the matrix gives the depth [mm]: sod at the isocentre.
+    isocentre = CENTER + torch.tensor([4.0, 5.0, -6.0])
+    _close(carm.projection_matrix(pose)[0, 2] @ torch.cat([isocentre, torch.ones(1)]).double(), 600)
 
 
 @pytest.mark.parametrize("flipped", [False, True])
@@ -87,8 +93,8 @@ def test_matrix_round_trip(flipped, scale):
     pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
     matrix = scale * carm.projection_matrix(pose)[0]
     again, found = CArm.from_projection_matrix(matrix, 50, 40, 0.7, sod=600.0)
-    assert torch.allclose(found, pose[0], atol=1e-9)
-    assert again.flipped is flipped
+    _close(found, pose[0].tolist())
+    assert again.flipped is flipped and (again.height, again.width, again.sod) == (50, 40, 600.0)
     for name in ("sdd", "dely", "x0", "y0"):
         assert abs(getattr(again, name) - getattr(carm, name)) < 1e-8
 
@@ -109,10 +115,12 @@ def test_eta_round_trip():
     eta = torch.rand(50, 6, generator=generator, dtype=torch.float64) * 2 - 1
     eta[:, :3] *= torch.tensor([1.5, 3.1, 3.1])
     eta[:, 3:] *= 100
-    assert torch.allclose(CARM.eta(CARM.pose(eta, CENTER), CENTER), eta, atol=1e-9)
+    _close(CARM.eta(CARM.pose(eta, CENTER), CENTER), eta.tolist())
     pole = CARM.pose(_eta(theta=H, phi=0.3, gamma=0.1), CENTER)
-    again = CARM.pose(CARM.eta(pole, CENTER), CENTER)
-    assert torch.allclose(again, pole, atol=1e-9)
+    _close(CARM.pose(CARM.eta(pole, CENTER), CENTER), pole.tolist())
+    pole.requires_grad_()
+    CARM.eta(pole, CENTER).sum().backward()
+    assert pole.grad.isfinite().all()
 
 
 def test_frame_gradcheck():
@@ -126,6 +134,13 @@ def test_frame_gradcheck():
     ]
     eta = _eta(0.2, 0.3, 0.4, (1.0, 2.0, 3.0)).requires_grad_()
     assert torch.autograd.gradcheck(frame, (eta, *lengths))
+
+    def seen(points, eta, *lengths):
+        carm = CArm(*lengths[:2], 4, 6, *lengths[2:])
+        return carm.project(points, carm.pose(eta, CENTER))
+
+    points = (CENTER + 30 * torch.eye(3)).requires_grad_()
+    assert torch.autograd.gradcheck(seen, (points, eta, *lengths))
 
 
 def test_downsample_keeps_the_detector():
@@ -148,12 +163,28 @@ def test_downsample_keeps_the_detector():
         ({"delx": 0.0}, "delx"),
         ({"dely": math.nan}, "dely"),
         ({"height": 0}, "height"),
+        ({"height": 4.0}, "height is 4.0"),
+        ({"width": math.nan}, "width"),
+        ({"width": True}, "width"),
+        ({"sdd": "1020"}, "sdd is '1020'"),
+        ({"x0": None}, "x0 is None"),
+        ({"y0": math.inf}, "y0"),
+        ({"sdd": torch.tensor(math.nan)}, "sdd"),
     ],
 )
 def test_impossible_devices_are_refused(change, message):
     fields = dict(sdd=1020.0, sod=510.0, height=4, width=6, delx=2.0, dely=3.0)
+    carm = CArm(**fields)
+    for name, value in change.items():
+        object.__setattr__(carm, name, value)
+    # Tests check types by annotation before the constructor runs; users meet this check.
     with pytest.raises(GeometryError, match=message):
-        CArm(**{**fields, **change})
+        carm.__post_init__()
+
+
+def test_lengths_have_no_axes():
+    with pytest.raises(ShapeError, match=r"sdd has shape \(1,\); expected a 0-d"):
+        CArm(torch.tensor([1020.0]), 510.0, 4, 6, 2.0, 3.0)
 
 
 def test_bad_matrices_are_refused():
@@ -220,3 +251,79 @@ def test_real_x_ray_headers(real_data):
     assert dog.sdd == 1000.0 and abs(dog.dely / dog.delx - 1) < 2e-3 and eta is None
     with pytest.raises(DicomError, match="pass sod="):
         CArm.from_dicom(headers["cr_chest_pa_RG1_J2KI"])
+
+
+def test_dicom_turn_and_flip():
+    """Turned clockwise by 90 deg the head is on the right; then flipped, on the left."""
+    head = CENTER + torch.tensor([0.0, 0.0, 10.0])
+    for flip, column in (("NO", 1), ("YES", -1)):
+        header = _header(
+            FieldOfViewRotation=90, FieldOfViewHorizontalFlip=flip,
+            PositionerPrimaryAngle=0, PositionerSecondaryAngle=0,
+        )  # fmt: skip
+        carm, eta = CArm.from_dicom(header)
+        _close(eta, [0, 0, H, 0, 0, 0])
+        seen = carm.project(head[None], carm.pose(eta[None], CENTER))[0, 0]
+        _close(seen, [25 + column * 10 * 1100 / 750 / 0.3, 20.0])
+
+
+def test_dicom_angles_of_a_frame():
+    run = dict(NumberOfFrames=3, PositionerMotion="DYNAMIC")
+    mean = _header(**run, PositionerPrimaryAngleIncrement=2, PositionerSecondaryAngleIncrement=-1)
+    offsets = _header(
+        **run,
+        PositionerPrimaryAngleIncrement=[0, 3, 5],
+        PositionerSecondaryAngleIncrement=[0, -1, -4],
+    )
+    for header, frame, angles in (
+        (mean, 0, (20, -30)), (mean, 2, (18, -26)), (offsets, 0, (20, -30)),
+        (offsets, 2, (16, -25)), (_header(NumberOfFrames=3), 2, (20, -30)),
+    ):  # fmt: skip
+        _close(CArm.from_dicom(header, frame=frame)[1][:2].rad2deg(), list(angles))
+    with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
+        CArm.from_dicom(mean, frame=3)
+    with pytest.raises(DicomError, match="lacks PositionerSecondaryAngleIncrement"):
+        CArm.from_dicom(_header(**run), frame=1)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("DistanceSourceToDetector", [1100, 1200]),
+        ("ImagerPixelSpacing", [0.4, 0.3, 0.2]),
+        ("FieldOfViewRotation", 45),
+        ("FieldOfViewHorizontalFlip", "SECRET"),
+        ("PositionerPrimaryAngle", [10, 20]),
+        ("PositionerPrimaryAngle", 400),
+        ("PositionerSecondaryAngle", 91),
+        ("PositionerPrimaryAngleIncrement", [1, 2]),
+        ("DetectorPrimaryAngle", 5),
+        ("Rows", 0),
+        ("Columns", None),
+    ],
+)
+def test_dicom_nonsense_is_named(tag, value):
+    with pytest.raises(DicomError, match=tag) as caught:
+        CArm.from_dicom(_header(NumberOfFrames=3, **{tag: value}), frame=2)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("raw", [b"SECRET", b"nan", b"1e999", b"1\\\\2"])
+@pytest.mark.parametrize(
+    "tag", ["PositionerPrimaryAngle", "DistanceSourceToDetector", "ImagerPixelSpacing"]
+)
+def test_dicom_bytes_that_are_no_number(tag, raw):
+    header, number = _header(), tag_for_keyword(tag)
+    element = RawDataElement(Tag(number), "DS", len(raw), raw, 0, False, True)
+    header._dict[Tag(number)] = element
+    with pytest.raises(DicomError, match=tag) as caught:
+        CArm.from_dicom(header)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_path_is_not_a_header():
+    with pytest.raises(ConfigError, match="dcmread"):
+        CArm.from_dicom("image.dcm")
+    with pytest.raises(GeometryError, match="between source and detector"):
+        CArm.from_dicom(_header(), sod=1200.0)

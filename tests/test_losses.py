@@ -62,5 +62,61 @@ def test_weights_leave_pixels_out(name):
 def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="zncc, ncc, l2"):
         get_loss("ssim")
+    bare = inspect.unwrap(zncc)
     with pytest.raises(ShapeError, match="one size"):
-        inspect.unwrap(zncc)(_image(0), _image(0)[..., :3])
+        bare(_image(0), _image(0)[..., :3])
+    with pytest.raises(ShapeError, match=r"\[batch, 1, height, width\]"):
+        bare(_image(0).expand(1, 3, 5, 4), _image(0).expand(1, 3, 5, 4))
+    with pytest.raises(ShapeError, match=r"2 \(fixed\), 3 \(moving\)"):
+        bare(_image(0, 2), _image(0, 3))
+    with pytest.raises(ConfigError, match="none below 0"):
+        zncc(_image(0), _image(1), -torch.ones(1, 1, 5, 4).double())
+    with pytest.raises(TypeError):
+        LOSSES["mine"] = l2
+
+
+@pytest.mark.parametrize("name", ["zncc", "ncc"])
+@pytest.mark.parametrize("away", [0.0, 1e-3])
+def test_float32_is_exact_near_the_optimum(name, away):
+    """A registration stops at 1e-6; 1 minus a plain float32 sum is off by 3e-6 at 600 x 600."""
+    size = (600, 600)
+    fixed = _image(0, size=size).cumsum(dim=-1) / 600
+    moving = (fixed + away * _image(1, size=size)).requires_grad_()
+    exact = get_loss(name)(fixed, moving)
+    (slope,) = torch.autograd.grad(exact, moving)
+    single = moving.detach().float().requires_grad_()
+    found = get_loss(name)(fixed.float(), single)
+    assert found.item() >= 0 and found.item() == pytest.approx(exact.item(), rel=1e-3, abs=1e-12)
+    if away:
+        (single_slope,) = torch.autograd.grad(found, single)
+        assert (single_slope - slope).norm() < 1e-3 * slope.norm()
+
+
+def test_range_of_zncc():
+    a = _image(0, 4, (300, 300)).float()
+    for b in (a, -a, 5 - 3 * a, _image(1, 4, (300, 300)).float()):
+        assert (zncc(a, b) <= 1).all() and (zncc(a, b) >= -1).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_pixels_of_no_weight_may_be_nan(name):
+    fixed, moving, weights = _image(0), _image(1), torch.ones(1, 1, 5, 4).double()
+    weights[..., 0] = 0
+    expected = get_loss(name)(fixed, moving, weights)
+    fixed[..., 0] = float("nan")
+    moving.requires_grad_()
+    found = get_loss(name)(fixed, moving, weights)
+    found.sum().backward()
+    assert torch.equal(found, expected) and (moving.grad[..., 0] == 0).all()
+    assert moving.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck_of_fixed_and_weighted(name):
+    fixed, moving = _image(0).requires_grad_(), _image(1, 3).requires_grad_()
+    weights = _image(2)
+    assert torch.autograd.gradcheck(lambda f, m: get_loss(name)(f, m, weights), (fixed, moving))
+
+
+def test_own_functions_pass_through():
+    assert get_loss(l2) is l2 and get_loss("l2") is LOSSES["l2"]

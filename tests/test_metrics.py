@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drrlib import se3
-from drrlib.errors import ConfigError
+from drrlib.errors import ConfigError, ShapeError
 from drrlib.metrics import mtre, pose_errors, wilson_interval
 
 POINTS = torch.tensor([[3.0, 0, 0], [0, 4.0, 0]]).double()
@@ -46,3 +46,38 @@ def test_wilson_interval():
         assert abs(found[0] - low) < 1e-4 and abs(found[1] - high) < 1e-4
     with pytest.raises(ConfigError, match="5 successes of 4"):
         wilson_interval(5, 4)
+
+
+def test_a_batch_and_its_gradient():
+    """One true pose for all; the error of a pure shift does not depend on the points."""
+    xi = torch.tensor([[0.1, 0.2, 0.3, 1, 2, 3], [0.3, 0.1, 0, 9, 8, 7]], dtype=torch.float64)
+    true_pose = se3.exp(xi[:1])
+    alone = [float(mtre(se3.exp(row[None]), true_pose, POINTS)) for row in xi]
+    assert mtre(se3.exp(xi), true_pose, POINTS).tolist() == pytest.approx(alone)
+    assert pose_errors(se3.exp(xi), true_pose, POINTS[0]).rotation.shape == (2,)
+    still = xi.clone().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: (
+            mtre(se3.exp(x), true_pose, POINTS),
+            *pose_errors(se3.exp(x), true_pose, POINTS[0]),
+        ),
+        (xi + 0.1).requires_grad_(),
+    )
+    mtre(se3.exp(still), true_pose, POINTS).sum().backward()
+    assert still.grad.isfinite().all()  # the first row is at the truth, where the norm has a kink
+
+
+def test_no_points_are_refused():
+    with pytest.raises(ShapeError, match="n >= 1"):
+        mtre(torch.eye(4)[None], torch.eye(4)[None], torch.zeros(0, 3))
+
+
+def test_wilson_interval_at_the_ends():
+    low, high = wilson_interval(20, 20)
+    assert high == pytest.approx(1.0) and high <= 1.0
+    assert low == pytest.approx(1 - wilson_interval(0, 20)[1])
+    narrow, wide = wilson_interval(5, 10, level=0.5), wilson_interval(5, 10, level=0.999)
+    assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
+    for bad in ((0, 0, 0.95), (-1, 4, 0.95), (1, 4, 1.0), (1, 4, 0.0)):
+        with pytest.raises(ConfigError):
+            wilson_interval(*bad)
