@@ -85,8 +85,8 @@ def _numbers(header, tag: str, remedy: str = "") -> list[float] | None:
             return None
         many = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         numbers = [float(v) for v in (value if many else [value])]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _unusable(tag, remedy) from error
+    except (TypeError, ValueError, OverflowError):
+        raise _unusable(tag, remedy) from None  # its text would quote the header
     if not all(math.isfinite(x) for x in numbers):
         raise _unusable(tag, remedy)
     return numbers or None

@@ -136,7 +136,7 @@ def _slice_hu(header: Header) -> np.ndarray:
             f"the pixel data cannot be decoded ({type(error).__name__}): damaged or cut short, or "
             "a decoder is missing; copy the file again, or "
             "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
-        ) from error
+        ) from None  # whose text may quote the file
     if stored.shape != (header.rows, header.columns):
         raise DicomError(
             f"the pixels have shape {stored.shape}; the header says "

@@ -1,5 +1,6 @@
 """Digitally reconstructed radiographs: a volume, a C-arm, and images for poses."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -41,6 +42,12 @@ class DRR:
         self.method, self.patch_size = method, patch_size
         self.grid = Grid(volume.mu, volume.affine)
         self.backend = choose_backend(self.grid, backend)
+
+    def with_carm(self, carm: CArm) -> "DRR":
+        """The same volume, prepared once, seen by another C-arm, such as a coarser detector."""
+        other = copy.copy(self)
+        other.carm = carm
+        return other
 
     def pose(self, eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta about this volume's centre; see `CArm.pose`."""

@@ -69,7 +69,7 @@ def get_loss(loss: str | Callable) -> Callable:
     """
     if callable(loss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise ConfigError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)} or pass a function")
     return LOSSES[loss]
 
@@ -90,8 +90,10 @@ def _check(fixed: Tensor, moving: Tensor, weights: Tensor | None):
         )
     if weights is None:
         return fixed, moving, None
-    if bool((weights < 0).any()):
-        raise ConfigError(f"weights go down to {float(weights.min()):.3g}; expected none below 0")
+    if not bool((weights >= 0).all()):
+        raise ConfigError(
+            f"weights are NaN or go below 0 (smallest {float(weights.min()):.3g}); expected none below 0"
+        )
     # A pixel that is left out may be NaN, which times 0 would still be NaN.
     fixed, moving = (torch.where(weights > 0, x, 0.0) for x in (fixed, moving))
     return fixed, moving, weights

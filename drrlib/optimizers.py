@@ -126,8 +126,7 @@ class GDDM(Optimizer):
     """With dampened momentum (Eq. 5): v <- beta v + (1 - gamma) grad.
 
     The equation is garbled in print; this is the form of the code it descends from, with
-    momentum 0.9 and dampening 0.2. `torch.optim.SGD` differs in the first step, where it takes
-    v = grad without dampening; here v starts at zero.
+    momentum 0.9 and dampening 0.2.
     """
 
     lr_rotation: float = 0.05

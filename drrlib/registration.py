@@ -117,13 +117,14 @@ def register(
         raise ConfigError(f"schedule is {schedule!r}; choose cosine or constant")
     levels = _check_levels(levels, carm)
     loss_of, optimizer = get_loss(loss), get_optimizer(optimizer)
+    full = DRR(volume, carm, method=method, backend=backend)
     search = _Search(start.detach().to(torch.float64).reshape(-1, 6).clone())
     bar = tqdm(
         total=sum(steps for _, steps in levels), disable=not progress or _hidden(), unit="step"
     )
     renders: dict[int, int] = {}
     for index, (binning, steps) in enumerate(levels):
-        drr = DRR(volume, carm.downsample(binning), method=method, backend=backend)
+        drr = full.with_carm(carm.downsample(binning))
         image = avg_pool2d(fixed, binning).to(volume.mu)
         last = index == len(levels) - 1
         search.enter(binning)

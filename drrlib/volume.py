@@ -82,7 +82,8 @@ class Volume:
     def from_hu(cls, hu, affine, *, mu_water: float = MU_WATER, air_hu: float = -1000.0):
         """Volume of Hounsfield units (array or tensor [x, y, z]) and a 4x4 world_from_voxel.
 
-        float64 input gives float64 mu, everything else float32. See `hu_to_mu` for the rest.
+        mu is float32, which the fast kernels take, whatever the type of an array; only a float64
+        tensor stays float64. See `hu_to_mu` for the rest.
 
         Raises:
             ConfigError, ShapeError, GeometryError, VolumeError: what is wrong with which argument.
@@ -90,8 +91,7 @@ class Volume:
         if not mu_water > 0:
             raise ConfigError(f"mu_water is {mu_water}; expected attenuation of water > 0 in 1/mm")
         if not isinstance(hu, Tensor):
-            kind = np.float64 if np.asarray(hu).dtype == np.float64 else np.float32
-            hu = torch.from_numpy(np.array(hu, dtype=kind, order="C"))
+            hu = torch.from_numpy(np.array(hu, dtype=np.float32, order="C"))
         hu = hu if hu.dtype == torch.float64 else hu.to(torch.float32)
         if not bool(torch.isfinite(hu).all()):
             raise VolumeError("hu has NaN or infinite voxels; replace them, for air by -1000")

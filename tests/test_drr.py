@@ -115,3 +115,11 @@ def test_options_are_checked():
         DRR(_volume(torch.float64), _carm(), backend="cpu")
     assert DRR(_volume(), _carm()).backend == "cpu"
     assert DRR(_volume(torch.float64), _carm()).backend == "reference"
+
+
+def test_another_carm_shares_the_prepared_volume():
+    fine = DRR(_volume(), _carm(8))
+    coarse = fine.with_carm(fine.carm.downsample(2))
+    assert coarse.grid is fine.grid and fine.carm.height == 8
+    alone = DRR(_volume(), _carm(8).downsample(2))
+    assert torch.equal(coarse(coarse.pose(ETA)), alone(alone.pose(ETA)))

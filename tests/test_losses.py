@@ -120,3 +120,10 @@ def test_gradcheck_of_fixed_and_weighted(name):
 
 def test_own_functions_pass_through():
     assert get_loss(l2) is l2 and get_loss("l2") is LOSSES["l2"]
+
+
+def test_nan_weights_and_other_objects_are_refused():
+    with pytest.raises(ConfigError, match="NaN"):
+        zncc(_image(0), _image(1), torch.full_like(_image(0), torch.nan))
+    with pytest.raises(ConfigError, match="choose one of"):
+        inspect.unwrap(get_loss)(["zncc"])

@@ -45,7 +45,7 @@ def test_from_hu_takes_every_array(kind):
     hu = np.arange(24).reshape(2, 3, 4).astype(kind)[:, ::-1].transpose(2, 0, 1)
     v = Volume.from_hu(hu, np.eye(4))
     assert v.shape == (4, 2, 3)
-    assert v.mu.dtype == (torch.float64 if kind is np.float64 else torch.float32)
+    assert v.mu.dtype == torch.float32
     expected = MU_WATER * (1 + hu.astype(np.float64) / 1000)
     np.testing.assert_allclose(v.mu.numpy(), expected, rtol=1e-6)
 
@@ -147,3 +147,9 @@ def test_repr_is_one_line():
     assert repr(Volume(torch.ones(2, 3, 4), torch.eye(4, dtype=torch.float64))) == (
         "Volume(2 x 3 x 4 voxels of 1 x 1 x 1 mm, mu up to 1 / mm)"
     )
+
+
+def test_arrays_become_float32_for_the_kernels():
+    hu = np.zeros((2, 2, 2))
+    assert Volume.from_hu(hu, np.eye(4)).mu.dtype == torch.float32
+    assert Volume.from_hu(torch.from_numpy(hu), np.eye(4)).mu.dtype == torch.float64

@@ -292,17 +292,16 @@ def forward(mu, count, frames, metric, joseph, window, image, sums, by_rows):
     row0, col0, rows, cols = window
     strides = np.array([mu.shape[1] * mu.shape[2], mu.shape[2], 1])
     flat = mu.ravel()
-    long, short = max(rows, cols), max(rows, cols)
-    tiles = ((long + TILE_LONG - 1) // TILE_LONG) * ((short + TILE_SHORT - 1) // TILE_SHORT)
-    across = (short + TILE_SHORT - 1) // TILE_SHORT
+    upright = -(-rows // TILE_LONG) * -(-cols // TILE_SHORT)
+    lying = -(-rows // TILE_SHORT) * -(-cols // TILE_LONG)
+    tiles = max(upright, lying)  # a pose that needs fewer finds the rest empty
     keep = sums.shape[1] > 0
     for task in prange(frames.shape[0] * tiles):
         pose, tile = task // tiles, task % tiles
         frame = frames[pose]
         high, wide = (TILE_LONG, TILE_SHORT) if by_rows[pose] else (TILE_SHORT, TILE_LONG)
+        across = -(-cols // wide)
         top, left = (tile // across) * high, (tile % across) * wide
-        if not by_rows[pose]:
-            top, left = (tile % across) * high, (tile // across) * wide
         d, ray = np.empty(3), np.empty(6)
         for j in range(col0 + left, col0 + min(left + wide, cols)):
             for i in range(row0 + top, row0 + min(top + high, rows)):

@@ -9,7 +9,7 @@ import torch
 from drrlib.errors import BackendError, ConfigError, DtypeError, GeometryError, ShapeError
 from drrlib.projectors import METHODS, Grid, choose_backend, line_integrals, project
 from drrlib.projectors.ops import endpoint_gradients
-from helpers import ALIGNED_VIEWS, GENERIC_VIEWS, affine, outside_band, random_volume, worst
+from helpers import ALIGNED_VIEWS, GENERIC_VIEWS, affine, outside_band, random_volume, view, worst
 
 # Of the largest value. On these scenes the float32 reference itself is off by up to 2e-5 (image)
 # and, where a ray grazes an edge, by 1e-2 (gradient).
@@ -180,6 +180,18 @@ def test_patches_batches_and_strides_change_nothing(backend, method):
     strided_grid = Grid(strided, affine(size=(16, 12, 10)))
     again = project(strided_grid, *frames, v.height, v.width, method=method, backend=backend)
     assert torch.equal(whole, again)
+
+
+@pytest.mark.parametrize("size", [(1, 37), (37, 1), (5, 50), (50, 5)])
+@pytest.mark.parametrize("backend", ["cpu"])
+def test_detectors_of_any_shape_are_covered(backend, size):
+    for theta, phi in ((0.21, 0.37), (1.36, 0.31)):  # tiles upright and lying
+        v = view(theta, phi, size)
+        images = [
+            project(Grid(mu, affine()), *v.frame, *size, backend=choice)
+            for mu, choice in ((random_volume(), backend), (random_volume().double(), "reference"))
+        ]
+        assert worst(images[0], images[1]) < IMAGE
 
 
 def test_gradients_repeat_bit_by_bit_for_any_thread_count():
