@@ -92,7 +92,7 @@ def _check(fixed: Tensor, moving: Tensor, weights: Tensor | None):
         return fixed, moving, None
     if not bool((weights >= 0).all()):
         raise ConfigError(
-            f"weights are NaN or go below 0 (smallest {float(weights.min()):.3g}); expected none below 0"
+            f"weights are NaN or go down to {float(weights.min()):.3g}; expected none below 0"
         )
     # A pixel that is left out may be NaN, which times 0 would still be NaN.
     fixed, moving = (torch.where(weights > 0, x, 0.0) for x in (fixed, moving))
