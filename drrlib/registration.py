@@ -1,6 +1,6 @@
 """2D/3D registration: render, compare, step, until the moving image fits the fixed one."""
 
-import sys
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
-from tqdm.auto import tqdm
 
 from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
+from drrlib.optimizers_scipy import GRADIENT_FREE, GradientFree
+from drrlib.progress import progress_bar
+from drrlib.registration_search import LOST, RAN_OUT, Search
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.
 _DEFAULT_LEVELS = ((8, 80), (4, 80), (2, 80), (1, 80))
 _SMALLEST = 24  # pixels across the coarsest level
+# Central differences move each angle and each translation by this much either way.
+_FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def register(
     *,
     loss: str | Callable = "zncc",
     optimizer: object = "adam",
+    derivative: str = "exact",
     levels: Sequence[tuple[int, int]] | None = None,
     schedule: str = "cosine",
     threshold: float = 1e-6,
@@ -83,12 +88,18 @@ def register(
     """Find the pose whose DRR fits the fixed image (Alfiansyah et al. 2024, Fig. 4).
 
     Args:
-        fixed: X-ray image as line integrals, [height, width] or [1, 1, height, width].
+        fixed: X-ray image as line integrals, [height, width] or [1, 1, height, width]. Or
+            [n, 1, height, width], an image for each start: then every start is a registration of
+            its own, to be read from `final_eta` and `final_loss`.
         volume: CT as attenuation.
         carm: Intrinsics of the X-ray image.
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
         loss: "zncc", "ncc", "l2" or a function (fixed, moving) -> [n].
-        optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`.
+        optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
+            gradients "nelder-mead", "powell" or a `drrlib.optimizers_scipy.GradientFree`, where a
+            step is one render and starts run one after the other.
+        derivative: "exact" takes the gradient from the render's own march; "finite" from central
+            differences over +-0.5 degrees and +-0.5 mm, twelve renders more in each step.
         levels: (binning, most steps) pairs, coarse first; binning joins detector pixels by
             averaging. Default: coarse to fine as far as the detector allows. The paper's own
             run is ((1, 250),) with schedule="constant".
@@ -110,40 +121,35 @@ def register(
             image that is constant or not finite.
     """
     began = time.perf_counter()
-    fixed = _check_fixed(fixed, carm)
-    if start.ndim not in (1, 2) or start.shape[-1] != 6:
-        raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [n, 6]")
-    if schedule not in ("cosine", "constant"):
-        raise ConfigError(f"schedule is {schedule!r}; choose cosine or constant")
+    if start.ndim not in (1, 2) or start.shape[-1] != 6 or start.numel() == 0:
+        raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [n, 6], n >= 1")
+    start = start.detach().to(torch.float64).reshape(-1, 6)
+    fixed = _check_fixed(fixed, carm, len(start))
+    for name, given, known in (
+        ("schedule", schedule, ("cosine", "constant")),
+        ("derivative", derivative, ("exact", "finite")),
+    ):
+        if given not in known:
+            raise ConfigError(f"{name} is {given!r}; choose {known[0]} or {known[1]}")
     levels = _check_levels(levels, carm)
-    loss_of, optimizer = get_loss(loss), get_optimizer(optimizer)
+    loss_of, optimizer = get_loss(loss), _get_method(optimizer)
     full = DRR(volume, carm, method=method, backend=backend)
-    search = _Search(start.detach().to(torch.float64).reshape(-1, 6).clone())
-    bar = tqdm(
-        total=sum(steps for _, steps in levels), disable=not progress or _hidden(), unit="step"
-    )
+    search = Search(start, threshold, patience)
+    bar = progress_bar(sum(steps for _, steps in levels), "step", progress)
     renders: dict[int, int] = {}
     for index, (binning, steps) in enumerate(levels):
-        drr = full.with_carm(carm.downsample(binning))
         image = avg_pool2d(fixed, binning).to(volume.mu)
-        last = index == len(levels) - 1
-        search.enter(binning)
-        state = optimizer.init(search.eta)
-        for step in range(steps):
-            active = search.active
-            if len(active) == 0:
-                bar.update(steps - step)
-                break
-            eta = search.eta[active].requires_grad_()
-            value = loss_of(image, drr(drr.pose(eta)))
-            (slope,) = torch.autograd.grad(value.sum(), eta)
-            renders[binning] = renders.get(binning, 0) + len(active)
-            keep = search.record(active, value.detach().double(), slope, last, threshold, patience)
-            scale = binning / levels[0][0] * (_rate(step, steps) if schedule == "cosine" else 1.0)
-            eta, state = optimizer.step(eta.detach()[keep], slope[keep], state.select(keep), scale)
-            search.eta[active[keep]] = eta
-            bar.update()
+        objective = _Objective(full.with_carm(carm.downsample(binning)), image, loss_of)
+        search.enter(binning, last=index == len(levels) - 1)
+        if isinstance(optimizer, GradientFree):
+            _search_one_by_one(search, objective, optimizer, steps)
+            bar.update(steps)
+        else:
+            slope_of = objective.slope if derivative == "exact" else objective.finite_slope
+            fall = schedule == "cosine"
+            _descend(search, slope_of, optimizer, steps, binning / levels[0][0], fall, bar)
         search.leave()
+        renders[binning] = renders.get(binning, 0) + objective.renders
     bar.close()
     best = int(torch.nan_to_num(search.best_loss, nan=torch.inf).argmin())
     eta = search.best_eta[best]
@@ -154,7 +160,7 @@ def register(
         best=best,
         final_eta=search.best_eta,
         final_loss=search.best_loss,
-        converged=torch.tensor([r != _RAN_OUT and r != _LOST for r in search.reason]),
+        converged=torch.tensor([r not in (RAN_OUT, LOST) for r in search.reason]),
         reason=tuple(search.reason),
         trace_eta=torch.stack(search.trace_eta),
         trace_loss=torch.stack(search.trace_loss),
@@ -164,65 +170,69 @@ def register(
     )
 
 
-_RAN_OUT, _LOST = "steps ran out", "loss or gradient not finite"
-_BELOW, _SETTLED = "loss below threshold", "loss settled"
+class _Objective:
+    """The loss of poses at one level, its slope, and how many images it took.
+
+    Args:
+        drr: Renderer of the level.
+        image: Fixed image [1, 1, h, w], or one for each start.
+        loss_of: (fixed, moving) -> [n].
+    """
+
+    def __init__(self, drr: DRR, image: Tensor, loss_of: Callable):
+        self.drr, self.image, self.loss_of = drr, image, loss_of
+        self.renders = 0
+
+    def value(self, eta: Float[Tensor, "m 6"], active: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+        self.renders += len(eta)
+        image = self.image[active] if len(self.image) > 1 else self.image
+        return self.loss_of(image, self.drr(self.drr.pose(eta)))
+
+    def slope(self, eta: Float[Tensor, "m 6"], active: Int[Tensor, " m"]):
+        """Loss [m] and gradient [m, 6] from the same march."""
+        eta = eta.detach().requires_grad_()
+        value = self.value(eta, active)
+        (slope,) = torch.autograd.grad(value.sum(), eta)
+        return value.detach().double().cpu(), slope
+
+    @torch.no_grad()
+    def finite_slope(self, eta: Float[Tensor, "m 6"], active: Int[Tensor, " m"]):
+        """Loss [m] and gradient [m, 6] by central differences."""
+        size = eta.new_tensor(_FINITE_STEPS)
+        move = torch.cat([torch.zeros(1, 6).to(eta), torch.diag(size), -torch.diag(size)])
+        rows = (eta + move[:, None]).reshape(-1, 6)  # [13 m, 6]
+        value = self.value(rows, active.repeat(len(move))).double().cpu().reshape(len(move), -1)
+        return value[0], ((value[1:7] - value[7:]) / (2 * size[:, None])).T
 
 
-class _Search:
-    """State of all starts: where each is, the best it has seen at this level, who still runs."""
+def _descend(search, slope_of, optimizer, steps: int, scale: float, fall: bool, bar) -> None:
+    """Up to `steps` steps of all starts side by side."""
+    state = optimizer.init(search.eta)
+    for step in range(steps):
+        active = search.active
+        if len(active) == 0:
+            bar.update(steps - step)
+            return
+        eta = search.eta[active]
+        value, slope = slope_of(eta, active)
+        keep = search.record(active, value, slope)
+        rate = scale * (_rate(step, steps) if fall else 1.0)
+        eta, state = optimizer.step(eta[keep], slope[keep], state.select(keep), rate)
+        search.eta[active[keep]] = eta
+        bar.update()
 
-    def __init__(self, eta: Tensor):
-        self.eta = eta
-        self.best_eta = eta.clone()
-        self.best_loss = eta.new_full((len(eta),), torch.inf)
-        self.reason = [_RAN_OUT] * len(eta)
-        self.trace_eta, self.trace_loss, self.level = [], [], []
 
-    def enter(self, binning: int) -> None:
-        """Begin a level: its losses are not comparable with those of the level before."""
-        self.binning = binning
-        self.best_loss = torch.full_like(self.best_loss, torch.inf)
-        self.mark = self.best_loss.clone()
-        self.waited = torch.zeros(len(self.eta), dtype=torch.long)
-        self.reason = [r if r == _LOST else _RAN_OUT for r in self.reason]
-        self.running = torch.tensor([r != _LOST for r in self.reason])
-
-    @property
-    def active(self) -> Tensor:
-        return torch.nonzero(self.running).flatten()
-
-    def record(self, active, value, slope, last, threshold, patience) -> Tensor:
-        """Store one step; returns which of the active starts go on."""
-        everyone = self.eta.new_full((len(self.eta),), torch.nan)
-        everyone[active] = value
-        where = torch.full_like(self.eta, torch.nan)
-        where[active] = self.eta[active]
-        self.trace_loss.append(everyone)
-        self.trace_eta.append(where)
-        self.level.append(self.binning)
-        better = active[value < self.best_loss[active]]
-        self.best_loss[better] = everyone[better]
-        self.best_eta[better] = self.eta[better]
-        # Progress counts from the last mark, so that many small steps add up.
-        moved = self.best_loss[active] < 0.999 * self.mark[active]
-        self.mark[active[moved]] = self.best_loss[active[moved]]
-        self.waited[active] += 1
-        self.waited[active[moved]] = 0
-        sound = torch.isfinite(value) & torch.isfinite(slope).all(dim=1)
-        below = (value < threshold) & sound
-        settled = (self.waited[active] >= patience) & ~below
-        for mask, reason in ((~sound, _LOST), (below, _BELOW), (settled & sound, _SETTLED)):
-            if reason == _BELOW and not last:
-                continue
-            for i in active[mask].tolist():
-                self.reason[i] = reason
-        keep = sound & ~below & ~settled
-        self.running[active[~keep]] = False
-        return keep
-
-    def leave(self) -> None:
-        """End a level: the next one goes on from the best pose of this one."""
-        self.eta = self.best_eta.clone()
+@torch.no_grad()
+def _search_one_by_one(search, objective: _Objective, method: GradientFree, steps: int) -> None:
+    """Up to `steps` renders of each start, one start after the other."""
+    runs = {}
+    for i in search.active:
+        runs[int(i)] = method.search(
+            lambda eta, i=i: float(objective.value(eta, i[None])),
+            search.eta[i], steps, search.threshold,
+        )  # fmt: skip
+    if runs:
+        search.record_runs(runs)
 
 
 def _rate(step: int, steps: int) -> float:
@@ -231,17 +241,26 @@ def _rate(step: int, steps: int) -> float:
     return float(0.02 + 0.98 * 0.5 * (1 + torch.cos(fraction)))
 
 
-def _check_fixed(fixed: Tensor, carm: CArm) -> Float[Tensor, "1 1 height width"]:
+def _get_method(optimizer: object) -> object:
+    if isinstance(optimizer, str) and optimizer.lower() in GRADIENT_FREE:
+        return GradientFree(GRADIENT_FREE[optimizer.lower()])
+    return optimizer if isinstance(optimizer, GradientFree) else get_optimizer(optimizer)
+
+
+def _check_fixed(fixed: Tensor, carm: CArm, starts: int) -> Float[Tensor, "m 1 height width"]:
     size = (carm.height, carm.width)
-    if tuple(fixed.shape[-2:]) != size or fixed.numel() != carm.height * carm.width:
+    images = fixed.numel() // (carm.height * carm.width)
+    one_each = tuple(fixed.shape) == (starts, 1, *size)
+    if tuple(fixed.shape[-2:]) != size or (images != 1 and not one_each):
         raise ShapeError(
             f"fixed has shape {tuple(fixed.shape)}; the C-arm has a detector of {size} pixels: "
-            "expected one image [height, width] of that size"
+            f"expected one image [height, width] of that size, or [{starts}, 1, height, width], "
+            "one for each start"
         )
-    fixed = fixed.detach().double().reshape(1, 1, *size)
+    fixed = fixed.detach().double().reshape(-1, 1, *size)
     if not bool(torch.isfinite(fixed).all()):
         raise ConfigError("fixed has NaN or infinite pixels; mask or replace them first")
-    if bool(fixed.max() == fixed.min()):
+    if bool((fixed.amax(dim=(1, 2, 3)) == fixed.amin(dim=(1, 2, 3))).any()):
         raise ConfigError("fixed is constant; nothing can be registered to it")
     return fixed
 
@@ -262,8 +281,3 @@ def _check_levels(levels, carm: CArm) -> list[tuple[int, int]]:
     for binning, _ in levels:
         carm.downsample(binning)  # raises for a binning that does not divide
     return levels
-
-
-def _hidden() -> bool:
-    """No bar where nobody watches: neither a terminal nor a notebook."""
-    return not (sys.stderr.isatty() or "ipykernel" in sys.modules)

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 
 from drrlib.errors import ConfigError
 from drrlib.paper import compare_with_paper, repository
+from drrlib.study import trial_generator
 
 PROFILES = ("quick", "full")
 
@@ -54,10 +56,16 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def study_folder(self, name: str, resume: bool = False) -> Path:
+        """Where the shards of a study lie, results/<profile>/studies; emptied unless `resume`."""
+        folder = self.folder / "studies" / f"{self.name}.{name}"
+        if not resume and folder.exists():
+            shutil.rmtree(folder)
+        return folder
+
     def generator(self, index: int) -> torch.Generator:
         """Random numbers of trial `index`, the same in any order, batch or resumed run."""
-        state = np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(state[0]) >> 1)
+        return trial_generator(self.seed, index)
 
     def note(self, **facts) -> None:
         """Add facts to the record, such as the backend that "auto" chose."""
@@ -68,6 +76,19 @@ class Run:
         path = self.folder / f"{self.name}.{name}.csv"
         _write(path, table.to_csv(index=False))
         return pd.read_csv(path)
+
+    def save_records(self, table: pd.DataFrame, name: str) -> pd.DataFrame:
+        """Write <notebook>.<name>.parquet, for records of many trials, and return it as read back.
+
+        Floating-point columns are kept in single precision.
+        """
+        floats = table.select_dtypes("float64").columns
+        path = self.folder / f"{self.name}.{name}.parquet"
+        small = table.astype({column: "float32" for column in floats})
+        temporary = path.with_name(path.name + ".tmp")
+        small.to_parquet(temporary, index=False, compression="zstd")
+        os.replace(temporary, path)
+        return pd.read_parquet(path)
 
     def save_figure(self, figure, name: str) -> None:
         """Write <notebook>.<name>.png and .svg; a plotly figure becomes a .html page."""

@@ -1,0 +1,300 @@
+"""Monte Carlo studies of registration: random poses and starts, success by three criteria.
+
+The three criteria are never mixed: the loss below 1e-6, ZNCC above 0.999, and the true pose found
+(mTRE below 1 mm). All three judge the same pose, that of the lowest loss of a run.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drrlib import datasets, phantoms
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.errors import ConfigError
+from drrlib.losses import zncc
+from drrlib.metrics import mtre, pose_errors, wilson_interval
+from drrlib.optimizers import OPTIMIZERS
+from drrlib.readers import read_volume
+from drrlib.registration import RegistrationResult, register
+from drrlib.study import trial_generator
+from drrlib.volume import Volume
+
+CRITERIA = {
+    "loss < 1e-6": lambda t: t["loss"] < 1e-6,
+    "ZNCC > 0.999": lambda t: t["zncc"] > 0.999,
+    "mTRE < 1 mm": lambda t: t["mtre_mm"] < 1.0,
+}
+_ETA = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all trials of a study have in common. Angles in degrees, as people state them.
+
+    Args:
+        volume: Phantom ("skull", "thorax", "pelvis"), a name of `datasets`, or a file or folder
+            that `read_volume` takes.
+        voxel: Voxel size of the phantom [mm]; a CT is averaged to about this size.
+        pixels, detector: Detector of pixels x pixels over a square of `detector` mm.
+        sdd, sod: Source-detector and source-isocentre distance [mm].
+        view: Middle of the true angles theta, phi, gamma [deg].
+        view_range: The true angles lie uniformly within +- so much of it [deg]; 0: all the same.
+        shift_range: The true translations lie uniformly within +- so much of 0 [mm].
+        start_rotation, start_translation: The start is off the true pose by up to +- so much in
+            each angle [deg] and each translation [mm], uniformly.
+        noise: Standard deviation of Gaussian noise, as a part of the brightest pixel.
+        method, loss: As in `register`.
+        optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead" or "powell".
+        rates: Learning rates of rotation and translation; None for the optimizer's own.
+        levels: (binning, most steps) pairs, coarse first.
+        schedule, derivative: As in `register`.
+        threshold: A run ends when its loss falls below this.
+        trace: Keep the loss of every so many steps, in columns `loss_<step>`; 0 for none.
+        seed: Trial i draws from a generator seeded by (seed, i).
+        backend: As in `DRR`.
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+    """
+
+    volume: str = "skull"
+    voxel: float = 2.0
+    pixels: int = 64
+    detector: float = 400.0
+    sdd: float = 1020.0
+    sod: float = 510.0
+    view: Sequence[float] = (0.0, 0.0, 0.0)
+    view_range: float = 0.0
+    shift_range: float = 0.0
+    start_rotation: float = 45.0
+    start_translation: float = 60.0
+    noise: float = 0.0
+    method: str = "siddon"
+    loss: str = "zncc"
+    optimizer: str = "adam"
+    rates: Sequence[float] | None = None
+    levels: Sequence[Sequence[int]] = ((1, 250),)
+    schedule: str = "constant"
+    derivative: str = "exact"
+    threshold: float = 1e-6
+    trace: int = 0
+    seed: int = 0
+    backend: str = "auto"
+    device: str = "auto"
+
+    @classmethod
+    def of(cls, config: Mapping) -> "Protocol":
+        """From the plain dictionary of `config`.
+
+        Raises:
+            ConfigError: a name that a protocol does not have.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
+        return cls(**config)
+
+    def config(self) -> dict:
+        """A plain dictionary for `run_study`."""
+        return dataclasses.asdict(self)
+
+    def with_(self, **changes) -> "Protocol":
+        """The same protocol but for some entries."""
+        return self.of({**self.config(), **changes})
+
+    def renderer(self) -> DRR:
+        """The volume and the C-arm."""
+        size = self.detector / self.pixels
+        carm = CArm(self.sdd, self.sod, self.pixels, self.pixels, size, size)
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() and self.backend != "cpu" else "cpu"
+        volume = load_volume(self.volume, self.voxel, device)
+        return DRR(volume, carm, method=self.method, backend=self.backend)
+
+    def draw(self, index: int) -> tuple[Float[Tensor, "6"], Float[Tensor, "6"], torch.Generator]:
+        """True pose and start of one trial [rad, mm], and the generator for what comes after."""
+        dice = trial_generator(self.seed, index)
+        unit = 2 * torch.rand(2, 6, generator=dice, dtype=torch.float64) - 1
+        size = [[self.view_range] * 3 + [self.shift_range] * 3]
+        size += [[self.start_rotation] * 3 + [self.start_translation] * 3]
+        moved = unit * torch.tensor(size, dtype=torch.float64)
+        middle = torch.tensor([*self.view, 0.0, 0.0, 0.0], dtype=torch.float64)
+        true_eta = _radians(middle + moved[0])
+        return true_eta, true_eta + _radians(moved[1]), dice
+
+
+@functools.lru_cache(maxsize=2)
+def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
+    """A phantom or data set by its name, or what `read_volume` reads; kept, since shards share it.
+
+    A CT is averaged to about `voxel` mm.
+    """
+    maker = {"skull": phantoms.skull, "thorax": phantoms.thorax, "pelvis": phantoms.pelvis}
+    if name in maker:
+        phantom = maker[name](voxel)
+        volume = Volume.from_hu(phantom.hu, phantom.affine)
+        return volume.with_mu(volume.mu.to(device))
+    volume = datasets.volume(name) if name in datasets.names() else read_volume(name)
+    factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
+    volume = volume.coarsen(tuple(factors)).crop_to_support()
+    return volume.with_mu(volume.mu.to(device))
+
+
+def targets(volume: Volume) -> Float[Tensor, "6 3"]:
+    """Points whose displacement the mTRE measures: 50 mm from the centre along each axis."""
+    step = 50 * torch.eye(3, dtype=torch.float64)
+    return volume.center + torch.cat([step, -step])
+
+
+def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
+    """The trials of a study by their index; the work of `run_study`.
+
+    Args:
+        config: Entries of `Protocol`.
+        indices: Which trials; they run side by side.
+
+    Returns:
+        A row per trial: loss, zncc, mtre_mm and the parts of the pose error at the pose of the
+        lowest loss; start_mtre_mm; steps until the end, until the loss was first below 1e-6
+        (`steps_loss`) and until ZNCC was first above 0.999 (`steps_zncc`, only where the loss
+        is 1 - ZNCC), NaN where that never happened; renders; the reason why it ended; and
+        true_*, start_*, final_* for the six parameters.
+    """
+    protocol = Protocol.of(config)
+    drr = protocol.renderer()
+    drawn = [protocol.draw(i) for i in indices]
+    true_eta, start = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
+    true_pose = drr.pose(true_eta)
+    fixed = drr(true_pose).detach()
+    if protocol.noise:
+        grain = [torch.randn(fixed.shape[1:], generator=d[2]).to(fixed) for d in drawn]
+        peak = fixed.amax(dim=(1, 2, 3), keepdim=True)
+        fixed = fixed + protocol.noise * peak * torch.stack(grain)
+    optimizer = protocol.optimizer
+    if protocol.rates is not None:
+        optimizer = OPTIMIZERS[optimizer](*protocol.rates)
+    result = register(
+        fixed, drr.volume, drr.carm, start, loss=protocol.loss, optimizer=optimizer,
+        derivative=protocol.derivative, levels=protocol.levels, schedule=protocol.schedule,
+        threshold=protocol.threshold, patience=1 + sum(n for _, n in protocol.levels),
+        method=protocol.method, backend=protocol.backend, progress=False,
+    )  # fmt: skip
+    found = drr.pose(result.final_eta)
+    center, points = drr.volume.center, targets(drr.volume)
+    errors = pose_errors(found, true_pose, center)
+    table = dict(
+        trial=list(indices),
+        loss=result.final_loss,
+        zncc=zncc(fixed, drr(found).detach()).double().cpu(),
+        mtre_mm=mtre(found, true_pose, points),
+        rotation_deg=torch.rad2deg(errors.rotation),
+        in_plane_mm=errors.in_plane,
+        depth_mm=errors.depth,
+        start_mtre_mm=mtre(drr.pose(start), true_pose, points),
+        **_steps(result, protocol),
+        reason=list(result.reason),
+    )
+    for name, eta in (("true", true_eta), ("start", start), ("final", result.final_eta)):
+        table |= {f"{name}_{k}": v for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
+    if protocol.trace:
+        kept = range(0, len(result.trace_loss), protocol.trace)
+        table |= {f"loss_{k}": result.trace_loss[k].float() for k in kept}
+        last = sum(n for _, n in protocol.levels)
+        gone = range(len(kept) * protocol.trace, last, protocol.trace)  # all had ended by then
+        table |= {f"loss_{k}": torch.full((len(drawn),), torch.nan) for k in gone}
+    return pd.DataFrame({k: v if isinstance(v, list) else v.numpy() for k, v in table.items()})
+
+
+def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
+    """Learning rates tried on a few starts, a pair per index; the work of `run_study`.
+
+    Args:
+        config: `protocol`, entries of a Protocol; `rotation` and `translation`, the rates to try,
+            all pairs; `starts`, how many trials each pair gets.
+        indices: Pairs in the order of their product, translation running fastest.
+
+    Returns:
+        Columns trial, lr_rotation, lr_translation, score (the mean of log10 of the final loss, no
+        loss counting less than the protocol's threshold) and the number of successes by each
+        criterion.
+    """
+    protocol = Protocol.of(config["protocol"])
+    pairs = list(itertools.product(config["rotation"], config["translation"]))
+    rows = []
+    for index in indices:
+        tried = protocol.with_(rates=pairs[index])
+        table = registration_trials(tried.config(), range(config["starts"]))
+        # A start that was lost counts as bad as an image that has nothing in common.
+        loss = table["loss"].where(np.isfinite(table["loss"]), 1.0).clip(protocol.threshold)
+        row = dict(trial=index, lr_rotation=pairs[index][0], lr_translation=pairs[index][1])
+        hits = {name: int(met(table).sum()) for name, met in CRITERIA.items()}
+        rows.append({**row, "score": float(np.log10(loss).mean()), **hits})
+    return pd.DataFrame(rows)
+
+
+def success_by_distance(trials: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
+    """Success rates of starts binned by their mTRE [mm], as `success_table`, with `from_mm`, `to_mm`.
+
+    Bins without a start are left out.
+    """
+    where = pd.cut(trials["start_mtre_mm"], list(edges), labels=False)
+    bins = [(i, trials[where == i]) for i in range(len(edges) - 1)]
+    tables = [
+        success_table(part).assign(from_mm=edges[i], to_mm=edges[i + 1]) for i, part in bins if len(part)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Success rates by each criterion, with Wilson's 95 % interval.
+
+    Args:
+        trials: Rows of `registration_trials`.
+        by: Columns that tell groups apart, such as optimizer and view.
+
+    Returns:
+        Columns `by`, criterion, successes, trials, rate_percent, low_percent, high_percent.
+    """
+    groups = trials.groupby(list(by), sort=False) if by else [((), trials)]
+    rows = []
+    for key, group in groups:
+        for criterion, met in CRITERIA.items():
+            hits, count = int(met(group).sum()), len(group)
+            low, high = wilson_interval(hits, count)
+            rate = dict(rate_percent=100 * hits / count, low_percent=100 * low)
+            row = dict(zip(by, key, strict=True), criterion=criterion, successes=hits, trials=count)
+            rows.append({**row, **rate, "high_percent": 100 * high})
+    return pd.DataFrame(rows)
+
+
+def _steps(result: RegistrationResult, protocol: Protocol) -> dict[str, Tensor]:
+    """Steps until the end and until each threshold was passed, renders, per trial."""
+    losses = result.trace_loss
+    ran = torch.isfinite(losses).sum(dim=0)
+
+    def first(below: float) -> Tensor:
+        hit = losses < below
+        step = hit.double().argmax(dim=0).double()
+        return torch.where(hit.any(dim=0), step, torch.nan)
+
+    share = 13 if protocol.derivative == "finite" else 1
+    steps = dict(steps=ran, renders=share * ran, steps_loss=first(1e-6))
+    if protocol.loss == "zncc":
+        steps["steps_zncc"] = first(1 - 0.999)
+    return steps
+
+
+def _radians(eta: Tensor) -> Tensor:
+    return torch.cat([torch.deg2rad(eta[..., :3]), eta[..., 3:]], dim=-1)
+
+
+def _degrees(eta: Tensor) -> Tensor:
+    return torch.cat([torch.rad2deg(eta[..., :3]), eta[..., 3:]], dim=-1)
