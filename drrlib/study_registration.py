@@ -6,6 +6,7 @@ The three criteria are never mixed: the loss below 1e-6, ZNCC above 0.999, and t
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -241,15 +242,15 @@ def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
 
 
 def success_by_distance(trials: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
-    """Success rates of starts binned by their mTRE [mm], as `success_table`, with `from_mm`, `to_mm`.
+    """`success_table` of starts binned by their mTRE, with columns from_mm and to_mm.
 
     Bins without a start are left out.
     """
     where = pd.cut(trials["start_mtre_mm"], list(edges), labels=False)
-    bins = [(i, trials[where == i]) for i in range(len(edges) - 1)]
-    tables = [
-        success_table(part).assign(from_mm=edges[i], to_mm=edges[i + 1]) for i, part in bins if len(part)
-    ]
+    tables = []
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        if (where == i).any():
+            tables.append(success_table(trials[where == i]).assign(from_mm=low, to_mm=high))
     return pd.concat(tables, ignore_index=True)
 
 

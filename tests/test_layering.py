@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "drrlib"
 # A module split from `dicom` is named dicom_*.py (or lies in dicom/) and belongs to its layer.
 LAYERS = [
     ("errors", "progress"),
-    ("se3", "volume", "projectors"),
+    ("paper", "se3", "volume", "projectors"),
     ("carm", "dicom", "nifti", "phantoms"),
     ("readers",),
+    ("datasets",),
     ("drr",),
     ("losses", "metrics"),
     ("optimizers", "landmarks"),
@@ -22,7 +23,7 @@ LAYERS = [
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.
-LEAVES = ("paper", "repro", "plotting", "datasets")
+LEAVES = ("repro", "plotting")
 GROUPS = [name for layer in LAYERS for name in layer] + list(LEAVES)
 
 MODULES = sorted(
