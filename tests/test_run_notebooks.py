@@ -4,9 +4,11 @@ import json
 import sys
 
 import nbformat
+import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import notebook_files as files
 import run_notebooks as runner
 
 PARAMETERS = 'profile = "quick"\nsize = 2'
@@ -130,11 +132,11 @@ def test_update_takes_no_parameters(root):
 def test_selection_by_number_name_and_path(root):
     paths = [make(root, name) for name in ("01_siddon_drr", "02_carm", "11_more")]
     folder = root / "notebooks"
-    assert runner.select(folder, []) == paths
-    assert runner.select(folder, ["1"]) == runner.select(folder, ["01"]) == paths[:1]
-    assert runner.select(folder, ["carm", "notebooks/11_more.ipynb", "2"]) == paths[1:]
-    with pytest.raises(runner.Refused, match="names 3 notebooks"):
-        runner.select(folder, ["_"])
+    assert files.select(folder, []) == paths
+    assert files.select(folder, ["1"]) == files.select(folder, ["01"]) == paths[:1]
+    assert files.select(folder, ["carm", "notebooks/11_more.ipynb", "2"]) == paths[1:]
+    with pytest.raises(files.Refused, match="names 3 notebooks"):
+        files.select(folder, ["_"])
 
 
 def test_setup_cell_and_badge_are_written_once(root):
@@ -151,7 +153,44 @@ def test_setup_cell_and_badge_are_written_once(root):
 
 
 def test_the_version_stands_in_one_place():
-    url, version = runner.project_facts(runner.ROOT)
-    citation = (runner.ROOT / "CITATION.cff").read_text()
+    url, version = files.project_facts(files.ROOT)
+    citation = (files.ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {version}\n" in citation and f'"{url}"' in citation
-    assert f"## {version}" in (runner.ROOT / "CHANGELOG.md").read_text()
+    assert f"## {version}" in (files.ROOT / "CHANGELOG.md").read_text()
+
+
+CALLS_START = (
+    'from drrlib import repro\nrepro.start("01_small", profile, 0, "auto", dict(size=size))'
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"size": 5}, None),
+        ({"profle": "full"}, "no parameter profle"),
+        ({"size": 5, "sise": 3}, "no parameter sise"),
+        ({"os": 3}, "no parameter os"),
+        ({"profile": "fast"}, "'fast'"),
+    ],
+)
+def test_plain_papermill_is_stopped_at_a_wrong_name(root, given, message):
+    path = make(root, code=CALLS_START)
+
+    def papermill_alone():
+        papermill.execute_notebook(
+            path,
+            root / "out.ipynb",
+            given,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=runner.kernel_manager_class(),
+            cwd=path.parent,
+            progress_bar=False,
+        )
+
+    if message is None:
+        papermill_alone()
+    else:
+        with pytest.raises(papermill.PapermillExecutionError, match=message):
+            papermill_alone()
