@@ -196,6 +196,19 @@ def test_a_failed_run_shows_its_error_and_no_old_verdict(root):
     assert (copy.parent / "07_small.html").stat().st_size > 10_000
 
 
+def test_an_interactive_figure_is_linked_from_the_executed_notebook(root):
+    folder = root / "results/full"
+    (folder / "07_small.turn.html").write_text("<p>plotly</p>")
+    data = {"application/vnd.plotly.v1+json": {"data": []}}
+    cell = new_code_cell('run.save_figure(f, "turn")', outputs=[new_output("display_data", data)])
+    copy = folder / "notebooks/07_small.ipynb"
+    copy.parent.mkdir()
+    nbformat.write(notebook(cell), copy)
+    assert "07_small.turn.html" in render(root).links
+    linked = re.findall(r'href="([^"]*turn[^"]*)"', copy.with_suffix(".html").read_text())
+    assert linked == ["../07_small.turn.html"] and (copy.parent / linked[0]).is_file()
+
+
 def test_no_results_is_refused(root, capsys):
     assert report_page.main(["--profile", "quick"], root=root) == 2
     assert "make reproduce PROFILE=quick" in capsys.readouterr().err

@@ -70,8 +70,23 @@ def test_a_failing_notebook_fails_the_run_and_not_the_next(root, capfd):
     assert run(root) == 1
     shown = capfd.readouterr()
     assert "FAILED: ZeroDivisionError" in shown.out and "1 / 0" in shown.err
-    assert "Table 9" in shown.out
+    assert "Table 9" in shown.out and "verdicts: 1 no" in shown.out
     assert text_of(executed(root, "quick", "02_good")).startswith("quick 2")
+
+
+def test_numbers_that_quick_cannot_judge_are_counted(root, capfd):
+    make(root)
+    row = dict(item="Table 9", quantity="rate", unit="%", paper=1.0, ours=2 / 3, interval="")
+    (root / "results/quick").mkdir(parents=True)
+    (root / "results/quick/01_small.run.json").write_text(
+        json.dumps({"comparisons": [{**row, "verdict": v} for v in ("not judged", "yes", "yes")]})
+    )
+    assert run(root, "--report") == 0
+    shown = capfd.readouterr().out
+    assert "0.6667" in shown and "verdicts: 1 not judged, 2 yes" in shown
+    assert "make reproduce PROFILE=full" in shown
+    page = root / "results/quick/report.html"
+    assert page.as_uri() in shown and "notebooks/01_small.html" in page.read_text()
 
 
 def test_update_stores_a_clean_quick_run(root, monkeypatch):

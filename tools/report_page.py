@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 
 from notebook_files import ROOT, Refused, project_facts, read_notebook
 from report_text import heading, number, to_html
@@ -174,9 +175,24 @@ def executed_html(copy: Path) -> Path:
 
     page = copy.with_suffix(".html")
     if not page.is_file() or page.stat().st_mtime <= copy.stat().st_mtime:
-        html, _ = HTMLExporter(template_name="lab").from_filename(str(copy))
+        notebook = read_notebook(copy)
+        link_interactive(notebook, copy)
+        html, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
         page.write_text(html, encoding="utf-8")
     return page
+
+
+def link_interactive(notebook, copy: Path) -> None:
+    """nbconvert cannot show plotly's figures: a link to the saved page takes their place."""
+    saved = sorted(copy.parents[1].glob(f"{copy.stem}.*.html"))
+    for cell in notebook.cells:
+        named = [p.name for p in saved if p.name.split(".")[1] in cell.source]
+        links = "".join(
+            f'<p>Interactive: <a href="../{escape(n)}">{escape(n)}</a></p>' for n in named
+        )
+        for output in cell.get("outputs", []):
+            if "application/vnd.plotly.v1+json" in output.get("data", {}):
+                output.data = {"text/html": links or "<p>An interactive figure, not saved.</p>"}
 
 
 def with_paper(root: Path, rows: list[dict]) -> tuple[list[dict], list[str]]:
