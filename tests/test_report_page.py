@@ -184,13 +184,22 @@ def test_missing_pieces_are_told(root, damage, told):
     assert told in render(root).text
 
 
-def test_a_failed_run_shows_its_error_and_no_old_verdict(root):
-    error = new_output("error", ename="ZeroDivisionError", evalue=f"by {EVIL}", traceback=[])
+ERROR = new_output("error", ename="ZeroDivisionError", evalue=f"by {EVIL}", traceback=[])
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ({"execution_count": 1, "outputs": [ERROR]}, f"failed: ZeroDivisionError: by {EVIL}"),
+        ({"execution_count": None}, "stopped before its end"),
+    ],
+)
+def test_a_failed_run_shows_its_error_and_no_old_verdict(root, cell, told):
     copy = root / "results/full/notebooks/07_small.ipynb"
     copy.parent.mkdir()
-    nbformat.write(notebook(new_code_cell("1 / 0", outputs=[error])), copy)
+    nbformat.write(notebook(new_code_cell("1 / 0", **cell)), copy)
     page = render(root)
-    assert f"The last run failed: ZeroDivisionError: by {EVIL}" in page.text
+    assert told in page.text
     assert "96.01 %" not in page.text and "no result" in page.text
     assert "notebooks/07_small.html" in page.links
     assert (copy.parent / "07_small.html").stat().st_size > 10_000
@@ -200,11 +209,13 @@ def test_an_interactive_figure_is_linked_from_the_executed_notebook(root):
     folder = root / "results/full"
     (folder / "07_small.turn.html").write_text("<p>plotly</p>")
     data = {"application/vnd.plotly.v1+json": {"data": []}}
-    cell = new_code_cell('run.save_figure(f, "turn")', outputs=[new_output("display_data", data)])
+    cell = new_code_cell('run.save_figure(f, "turn")', execution_count=1)
+    cell.outputs = [new_output("display_data", data)]
     copy = folder / "notebooks/07_small.ipynb"
     copy.parent.mkdir()
     nbformat.write(notebook(cell), copy)
-    assert "07_small.turn.html" in render(root).links
+    page = render(root)
+    assert "07_small.turn.html" in page.links and "96.01 %" in page.text
     linked = re.findall(r'href="([^"]*turn[^"]*)"', copy.with_suffix(".html").read_text())
     assert linked == ["../07_small.turn.html"] and (copy.parent / linked[0]).is_file()
 

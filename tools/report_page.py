@@ -96,8 +96,8 @@ def artefacts(folder: Path, name: str) -> dict[str, list[dict]]:
             item = table(path)
         elif suffix == ".html":
             item = {"kind": "link", "name": path.name, "text": "Interactive figure"}
-        elif suffix in (".svg", ".json", ".tmp"):
-            continue  # the PNG's twin, the record, a write that was cut off
+        elif short == "run" or (suffix == ".svg" and path.with_suffix(".png").is_file()):
+            continue  # the record, and a PNG's twin
         else:
             item = {"kind": "link", "name": path.name, "text": "Data"}
         found.setdefault(short, []).append(item)
@@ -108,11 +108,13 @@ def artefacts(folder: Path, name: str) -> dict[str, list[dict]]:
 
 
 def failure(notebook) -> str:
-    """Which error an executed copy ends with, or ""."""
+    """What an executed copy says went wrong, or ""."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                return f"The last run failed: {output.ename}: {output.evalue}"
+                return f"The last run failed: {output.ename}: {output.evalue}."
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            return "The last run stopped before its end."  # it was killed, or its kernel died
     return ""
 
 
@@ -145,8 +147,8 @@ def section(root: Path, profile: str, name: str) -> dict:
     notebook = read_notebook(stored) if stored.is_file() else executed
     record, problem = read_record(folder / f"{name}.run.json")
     if executed and (failed := failure(executed)):
-        # The files are an earlier run's; its verdicts are not this run's.
-        record, problem = None, f"{failed} Figures and tables below are from an earlier run."
+        # The record is an earlier run's, and so are its verdicts.
+        record, problem = None, f"{failed} Figures and tables here may be an earlier run's."
     rows = (record or {}).get("comparisons", [])
     result = {
         "name": name,
