@@ -12,11 +12,12 @@ export DRRLIB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup reproduce notebook test lint update clean
+.PHONY: help setup reproduce report notebook test lint update clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make reproduce              run every notebook, quick (PROFILE=full: the paper's sizes)"
+	@echo "make report                 only the page that gathers results (PROFILE=full: the committed ones)"
 	@echo "make test                   lint, unit tests, and every notebook compared with its stored output"
 	@echo "make notebook N=01          run one notebook (PROFILE=full, ARGS='-p seed 3')"
 	@echo "make update [N=01]          run quick without a GPU and store the outputs in notebooks/"
@@ -28,7 +29,10 @@ setup:
 	@$(ENV) python -c "import sys; print('environment:', sys.prefix)"
 
 reproduce:
-	@$(ENV) python tools/run_notebooks.py --profile $(PROFILE) $(ARGS)
+	@$(ENV) python tools/run_notebooks.py --profile $(PROFILE) --report $(ARGS)
+
+report:
+	@$(ENV) python tools/report_page.py --profile $(PROFILE)
 
 notebook:
 	@test -n "$(N)" || { echo "which one? make notebook N=01" >&2; exit 2; }

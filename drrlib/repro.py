@@ -1,11 +1,13 @@
 """A notebook's run: seeds, a record of what ran where, saved results."""
 
+import ast
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -26,8 +28,10 @@ def start(name: str, profile: str, seed: int, backend: str, cfg: dict) -> "Run":
     """Seed torch and NumPy and begin the record of the notebook `name` (such as "01_siddon_drr").
 
     Raises:
-        ConfigError: an unknown profile, or no checkout around.
+        ConfigError: an unknown profile, a parameter from papermill that the notebook does not
+            have, or no checkout around.
     """
+    _refuse_unknown_parameters()
     if profile not in PROFILES:
         raise ConfigError(f"profile is {profile!r}; choose one of {', '.join(PROFILES)}")
     torch.manual_seed(seed)
@@ -101,10 +105,18 @@ class Run:
         figure.savefig(f"{path}.svg", metadata={"Date": None})
 
     def compare(self, item: str, ours: dict, *, exact: bool = False) -> pd.DataFrame:
-        """`compare_with_paper`, judged in the full profile only (`exact=True`: in both)."""
+        """`compare_with_paper`, judged in the full profile only (`exact=True`: in both).
+
+        The record also keeps what the verdict came from: our bounds unrounded, which rows were
+        judged together (`call`; the order of times is a matter of all of them), and `exact`.
+        """
         judge = exact or self.profile == "full"
         table = compare_with_paper(item, ours, judge=judge, root=self.root)
-        self.comparisons += table.to_dict("records")
+        call = len({row["call"] for row in self.comparisons})
+        for row in table.to_dict("records"):
+            mine = ours[row["quantity"]]
+            bounds = [float(x) for x in mine[1:]] if isinstance(mine, tuple) else []
+            self.comparisons.append({**row, "bounds": bounds, "call": call, "exact": exact})
         return table
 
     def finish(self) -> None:
@@ -121,6 +133,33 @@ class Run:
         _write(self.folder / f"{self.name}.run.json", text)
 
 
+def _refuse_unknown_parameters() -> None:
+    """Stop a notebook whose parameters papermill was given under a name that it does not have.
+
+    papermill only warns, then sets the name in a cell of its own, headed "# Parameters", after
+    the cell of defaults. So each name set in such a cell must have been set in a cell before it.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    known = set()
+    for source in shell.user_ns.get("In", []) if shell else []:
+        names = _names_set(source)
+        if source.startswith("# Parameters\n") and names - known:
+            raise ConfigError(
+                f"this notebook has no parameter {', '.join(sorted(names - known))}; "
+                "choose from those in its cell of parameters"
+            )
+        known |= names
+
+
+def _names_set(source: str) -> set[str]:
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:  # a cell that failed, in a session by hand; it has set nothing
+        return set()
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
 def _machine(root: Path) -> dict:
     """Commit, versions and device; what cannot be found out is "unknown"."""
     packages = {}
@@ -130,7 +169,9 @@ def _machine(root: Path) -> dict:
         except PackageNotFoundError:
             packages[name] = "unknown"
     cuda = torch.cuda.is_available()
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    # Results are what runs write: those of an earlier notebook do not make the code another.
+    code = (".", ":(exclude)results")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *code)
     return {
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "dirty": "unknown" if changes is None else bool(changes),

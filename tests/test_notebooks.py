@@ -7,9 +7,9 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-import run_notebooks as runner
+import notebook_files as files
 
-ROOT = runner.ROOT
+ROOT = files.ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -44,7 +44,7 @@ def test_there_are_notebooks():
 
 
 def test_parameters_are_one_cell_of_literals(path):
-    parameters = runner.parameters_of(path)
+    parameters = files.parameters_of(path)
     assert parameters["profile"] == "quick"
     assert {"profile", "seed", "backend"} <= set(parameters)
 
@@ -78,11 +78,11 @@ def test_no_path_of_a_machine_is_stored(path):
 
 def test_setup_cell_and_badge_follow_pyproject(path, notebook):
     setup = tagged(notebook, "setup")
-    assert len(setup) == 1 and setup[0].source == runner.setup_source(ROOT), (
+    assert len(setup) == 1 and setup[0].source == files.setup_source(ROOT), (
         "run: python tools/run_notebooks.py --write-setup"
     )
     assert code_cells(notebook)[0] is setup[0]
-    assert runner.badge(ROOT, path.stem) in notebook.cells[0].source
+    assert files.badge(ROOT, path.stem) in notebook.cells[0].source
 
 
 def test_header_says_what_to_expect(notebook):
@@ -103,7 +103,7 @@ def test_code_is_short_and_belongs_to_a_notebook(notebook):
 
 
 def test_stored_as_the_runner_stores(path, notebook):
-    assert path.stat().st_size <= runner.MAX_BYTES
+    assert path.stat().st_size <= files.MAX_BYTES
     before = nbformat.writes(notebook)
-    runner.clean(notebook)
+    files.clean(notebook)
     assert nbformat.writes(notebook) == before, "run: python tools/run_notebooks.py --clean"

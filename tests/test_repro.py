@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -100,12 +102,29 @@ def test_commit_and_local_changes_are_recorded(root):
         return json.loads((run.folder / "01_small.run.json").read_text())
 
     git("init", "-q")
-    git("add", "data")
+    (root / "results/full").mkdir(parents=True)
+    (root / "results/full/old.csv").write_text("1")
+    git("add", "data", "results")
     git("commit", "-q", "-m", "first")
     clean = record()
     assert len(clean["commit"]) == 40 and clean["dirty"] is False
+    (root / "results/full/old.csv").write_text("2")  # as another notebook of the same run does
+    assert record()["dirty"] is False
     (root / "data/paper_values.csv").write_text(VALUES + "\n")
     assert record()["dirty"] is True
+
+
+def test_a_parameter_that_the_notebook_lacks_is_refused(root, monkeypatch):
+    cells = ["", "import sys", 'profile, seed = "quick", 0', "broken (", "# Parameters\nseed = 1"]
+    shell = SimpleNamespace(user_ns={"In": cells})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    start()
+    for name in ("sed", "sys", "broken"):
+        shell.user_ns["In"] = [*cells[:-1], f"# Parameters\nseed = 1\n{name} = 2\n"]
+        with pytest.raises(ConfigError, match=f"no parameter {name}"):
+            start()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    start()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import json
 import sys
 
 import nbformat
+import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import notebook_files as files
 import run_notebooks as runner
 
 PARAMETERS = 'profile = "quick"\nsize = 2'
@@ -68,8 +70,23 @@ def test_a_failing_notebook_fails_the_run_and_not_the_next(root, capfd):
     assert run(root) == 1
     shown = capfd.readouterr()
     assert "FAILED: ZeroDivisionError" in shown.out and "1 / 0" in shown.err
-    assert "Table 9" in shown.out
+    assert "Table 9" in shown.out and "verdicts: 1 no" in shown.out
     assert text_of(executed(root, "quick", "02_good")).startswith("quick 2")
+
+
+def test_numbers_that_quick_cannot_judge_are_counted(root, capfd):
+    make(root)
+    row = dict(item="Table 9", quantity="rate", unit="%", paper=1.0, ours=2 / 3, interval="")
+    (root / "results/quick").mkdir(parents=True)
+    (root / "results/quick/01_small.run.json").write_text(
+        json.dumps({"comparisons": [{**row, "verdict": v} for v in ("not judged", "yes", "yes")]})
+    )
+    assert run(root, "--report") == 0
+    shown = capfd.readouterr().out
+    assert "0.6667" in shown and "verdicts: 1 not judged, 2 yes" in shown
+    assert "make reproduce PROFILE=full" in shown
+    page = root / "results/quick/report.html"
+    assert page.as_uri() in shown and "notebooks/01_small.html" in page.read_text()
 
 
 def test_update_stores_a_clean_quick_run(root, monkeypatch):
@@ -130,11 +147,11 @@ def test_update_takes_no_parameters(root):
 def test_selection_by_number_name_and_path(root):
     paths = [make(root, name) for name in ("01_siddon_drr", "02_carm", "11_more")]
     folder = root / "notebooks"
-    assert runner.select(folder, []) == paths
-    assert runner.select(folder, ["1"]) == runner.select(folder, ["01"]) == paths[:1]
-    assert runner.select(folder, ["carm", "notebooks/11_more.ipynb", "2"]) == paths[1:]
-    with pytest.raises(runner.Refused, match="names 3 notebooks"):
-        runner.select(folder, ["_"])
+    assert files.select(folder, []) == paths
+    assert files.select(folder, ["1"]) == files.select(folder, ["01"]) == paths[:1]
+    assert files.select(folder, ["carm", "notebooks/11_more.ipynb", "2"]) == paths[1:]
+    with pytest.raises(files.Refused, match="names 3 notebooks"):
+        files.select(folder, ["_"])
 
 
 def test_setup_cell_and_badge_are_written_once(root):
@@ -151,7 +168,38 @@ def test_setup_cell_and_badge_are_written_once(root):
 
 
 def test_the_version_stands_in_one_place():
-    url, version = runner.project_facts(runner.ROOT)
-    citation = (runner.ROOT / "CITATION.cff").read_text()
+    url, version = files.project_facts(files.ROOT)
+    citation = (files.ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {version}\n" in citation and f'"{url}"' in citation
-    assert f"## {version}" in (runner.ROOT / "CHANGELOG.md").read_text()
+    assert f"## {version}" in (files.ROOT / "CHANGELOG.md").read_text()
+
+
+CALLS_START = (
+    'from drrlib import repro\nrepro.start("01_small", profile, 0, "auto", dict(size=size))'
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"size": 5}, None), ({"profile": "quick", "profle": "full"}, "no parameter profle")],
+)
+def test_plain_papermill_is_stopped_at_a_wrong_name(root, given, message):
+    path = make(root, code=CALLS_START)
+
+    def papermill_alone():
+        papermill.execute_notebook(
+            path,
+            root / "out.ipynb",
+            given,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=runner.kernel_manager_class(),
+            cwd=path.parent,
+            progress_bar=False,
+        )
+
+    if message is None:
+        papermill_alone()
+    else:
+        with pytest.raises(papermill.PapermillExecutionError, match=message):
+            papermill_alone()

@@ -1,0 +1,153 @@
+"""What a notebook file says, how it is stored, and what in it is made from pyproject.toml."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_BYTES = 1_000_000  # of a stored notebook
+VOLATILE = [
+    "metadata.papermill",
+    "metadata.widgets",
+    "cell.metadata.papermill",
+    "cell.metadata.execution",
+]
+
+
+class Refused(Exception):
+    """What was asked for cannot be run; nothing has been executed."""
+
+
+def read_notebook(path: Path):
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises JSON, validation and attribute errors alike
+        raise Refused(f"{path.name} is not a notebook: {error}") from error
+
+
+def parameters_of(path: Path) -> dict:
+    """The names and defaults of the one cell tagged `parameters`, which holds literals only."""
+    cells = read_notebook(path).cells
+    found = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
+    if len(found) != 1 or found[0].cell_type != "code":
+        raise Refused(
+            f"{path.name} has {len(found)} cells tagged `parameters`; "
+            "expected exactly one code cell, so tag the one that holds the defaults"
+        )
+    if any("injected-parameters" in c.metadata.get("tags", []) for c in cells):
+        raise Refused(f"{path.name} is an executed copy (injected parameters); run the original")
+    values = {}
+    try:
+        for statement in ast.parse(found[0].source).body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = ast.literal_eval(value)
+                case _:
+                    raise ValueError(f"line {statement.lineno} is no plain assignment")
+    except (SyntaxError, ValueError) as error:
+        raise Refused(
+            f"the parameters cell of {path.name} must hold only lines such as `seed = 0`, "
+            f"with a literal value: {error}"
+        ) from error
+    return values
+
+
+def select(folder: Path, wanted: list[str]) -> list[Path]:
+    """Notebooks by number ("1", "01"), name, part of a name, or path; all when none is named."""
+    every = sorted(folder.glob("*.ipynb"))
+    if not every:
+        raise Refused(f"there is no notebook in {folder}")
+    if not wanted:
+        return every
+    chosen = []
+    for word in wanted:
+        stem = Path(word).stem if word.endswith(".ipynb") else word
+        if stem.isdigit():
+            hits = [p for p in every if re.match(rf"0*{int(stem)}_", p.name)]
+        else:
+            hits = [p for p in every if p.stem == stem] or [p for p in every if stem in p.stem]
+        if len(hits) != 1:
+            names = ", ".join(p.stem for p in (hits or every))
+            raise Refused(f"{word!r} names {len(hits)} notebooks; choose one of: {names}")
+        chosen += [p for p in hits if p not in chosen]
+    return chosen
+
+
+def clean(notebook) -> None:
+    """Keep outputs and execution counts, drop what changes from run to run."""
+    from nbstripout import strip_output
+
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    notebook.metadata.language_info = {"name": "python"}
+    strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=VOLATILE)
+
+
+def write_notebook(notebook, path: Path) -> None:
+    text = nbformat.writes(notebook)
+    if len(text.encode()) > MAX_BYTES:
+        raise Refused(
+            f"{path.name} would have {len(text.encode()) / 1e6:.2f} MB, "
+            f"at most {MAX_BYTES / 1e6:.0f} MB is stored; draw fewer or smaller figures"
+        )
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# --- what is made from pyproject.toml ----------------------------------------------------------
+
+
+def project_facts(root: Path) -> tuple[str, str]:
+    """(repository address, version) as pyproject.toml states them."""
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    found = [re.search(rf'^{key} = "(.+)"$', text, re.M) for key in ("Repository", "version")]
+    if None in found:
+        raise Refused("pyproject.toml lacks a line `Repository = ...` or `version = ...`")
+    return found[0].group(1), found[1].group(1)
+
+
+def setup_source(root: Path) -> str:
+    """The setup cell: it installs the tagged version on Colab and does nothing elsewhere."""
+    url, version = project_facts(root)
+    return f"""import sys
+from pathlib import Path
+
+if "google.colab" in sys.modules and not Path("../drrlib").is_dir():
+    !git clone -q --depth 1 -b v{version} {url}.git repo
+    %cd -q repo/notebooks
+    %pip install -q .."""
+
+
+def badge(root: Path, name: str) -> str:
+    url, version = project_facts(root)
+    slug = url.removeprefix("https://github.com/")
+    colab = "https://colab.research.google.com"
+    return (
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
+        f"({colab}/github/{slug}/blob/v{version}/notebooks/{name}.ipynb)"
+    )
+
+
+def write_setup(path: Path, root: Path) -> None:
+    """Put the badge under the title and the setup cell after the header, or renew them."""
+    notebook = read_notebook(path)
+    if not notebook.cells or notebook.cells[0].cell_type != "markdown":
+        raise Refused(f"{path.name} must begin with a markdown cell, its header")
+    header = notebook.cells[0]
+    title, *rest = header.source.split("\n")
+    rest = [line for line in rest if not line.startswith("[![Open in Colab]")]
+    body = "\n".join(rest).strip("\n")
+    header.source = f"{title}\n\n{badge(root, path.stem)}\n\n{body}".rstrip("\n")
+    tagged = [c for c in notebook.cells if "setup" in c.metadata.get("tags", [])]
+    if not tagged:
+        tagged = [nbformat.v4.new_code_cell(metadata={"tags": ["setup"]})]
+        notebook.cells.insert(1, tagged[0])
+    tagged[0].source = setup_source(root)
+    write_notebook(notebook, path)
