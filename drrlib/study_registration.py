@@ -214,6 +214,12 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
     return pd.DataFrame({k: v if isinstance(v, list) else v.numpy() for k, v in table.items()})
 
 
+def eta_of(trials: pd.DataFrame, which: str) -> Float[Tensor, "n 6"]:
+    """Pose parameters [rad, mm] from records; `which` is "true", "start" or "final"."""
+    columns = [f"{which}_{name}" for name in _ETA]
+    return _radians(torch.from_numpy(trials[columns].to_numpy("float64", copy=True)))
+
+
 def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     """Learning rates tried on a few starts, a pair per index; the work of `run_study`.
 
