@@ -120,7 +120,7 @@ def _claim(folder: Path, work: Work, config: Mapping, shard: int) -> None:
         return
     there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
     if there != mine:
-        there, mine = ({**x, **x.pop("config")} for x in (there, mine))
+        there, mine = ({**x.pop("config"), **x} for x in (there, mine))
         names = sorted(there.keys() | mine.keys())
         apart = [k for k in names if there.get(k) != mine.get(k)]
         raise ConfigError(

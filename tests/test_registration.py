@@ -123,3 +123,31 @@ def test_real_plastic_skull_from_15_degrees_and_20_mm(real_data, phi):
     result = register(_fixed(real, TRUE + turn, carm), real, carm, START + turn)
     points = real.center + 50 * torch.eye(3, dtype=torch.float64)
     assert mtre(result.pose[None], carm.pose(TRUE + turn, real.center), points) < 0.2
+
+
+def test_finite_differences_go_the_same_way(volume):
+    """The first step of gradient descent is the gradient, up to the roughness of Siddon's image."""
+    options = dict(levels=((1, 2),), optimizer="gd", method="joseph", schedule="constant")
+    exact = register(_fixed(volume), volume, CARM, START, **options)
+    finite = register(_fixed(volume), volume, CARM, START, derivative="finite", **options)
+    step = [r.trace_eta[1, 0] - r.trace_eta[0, 0] for r in (exact, finite)]
+    assert finite.renders == {1: 26} and exact.renders == {1: 2}
+    assert worst(step[1][:3], step[0][:3]) < 0.05 and worst(step[1][3:], step[0][3:]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["nelder-mead", "powell"])
+def test_a_search_without_gradients(volume, name):
+    starts = torch.stack([TRUE[0] + 0.02, TRUE[0]])
+    result = register(_fixed(volume), volume, CARM, starts, optimizer=name, levels=((1, 90),))
+    assert result.reason[1] == "loss below threshold" and result.best == 1
+    losses = result.trace_loss[:, 0]
+    assert float(losses[torch.isfinite(losses)].min()) == result.final_loss[0] < losses[0]
+    assert result.renders[1] == int(torch.isfinite(result.trace_loss).sum()) <= 180
+
+
+def test_images_must_fit_the_starts(volume):
+    fixed = _fixed(volume).expand(3, -1, -1, -1)
+    with pytest.raises(ShapeError, match=r"\[2, 1, height, width\]"):
+        register(fixed, volume, CARM, torch.stack([START, START]))
+    with pytest.raises(ConfigError, match="finite"):
+        register(fixed[:1], volume, CARM, START, derivative="central")
