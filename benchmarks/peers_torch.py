@@ -173,4 +173,4 @@ def _placeholders(*packages: str) -> None:
             name = ".".join(path.split(".")[: i + 1])
             sys.modules[name] = types.ModuleType(name)
         for name in names:
-            setattr(sys.modules[path], name, None)
+            setattr(sys.modules[path], name, type(name, (), {}))
