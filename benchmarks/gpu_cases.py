@@ -77,7 +77,7 @@ class DrrLibGpu:
         if setting.job.group == TABLE:
             return [self._case(setting, "siddon", "float32", "")]
         found = [self._case(setting, m, d, "") for d in self.grids for m in ("siddon", "joseph")]
-        if setting.job.compiled and self.meter.cuda:
+        if setting.job.compiled:
             found += [self._case(setting, m, "float32", "compile") for m in ("siddon", "joseph")]
         return found
 
@@ -115,7 +115,7 @@ class DrrLibGpu:
         run = {IMAGE: images, JACOBIAN: jacobian}.get(job.what, gradient)
         return GpuCase(
             self.library, variant, method, job.what, run, images, dtype=dtype,
-            meter=self.meter, optional=bool(variant),
+            meter=self.meter,
         )  # fmt: skip
 
 

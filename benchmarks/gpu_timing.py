@@ -116,15 +116,12 @@ class GpuCase(Case):
     `run` returns what a user gets; `image` returns all images of the batch as a tensor.
 
     Attributes:
-        optional: A failure is noted and the run goes on: a peer, or a variant that a device or
-            a version may lack. drrlib's plain variants are not optional.
         status: "ok", "out of memory", or what went wrong.
         gpu_times: [ms], as many as `times` and before them those of the warm-up.
     """
 
     dtype: str = "float32"
     meter: Meter = field(default_factory=lambda: Meter("cpu"))
-    optional: bool = True
     status: str = "ok"
     peak: int | None = None
     gpu_times: list[float] = field(default_factory=list)
@@ -137,7 +134,7 @@ class GpuCase(Case):
         """The call's result, or None after a failure, which `status` then names.
 
         Raises:
-            Exception: what a case that is not optional raised; memory may run out in any.
+            torch.AcceleratorError: the device itself failed; nothing after it can be trusted.
         """
         if self.status != "ok":
             return None
@@ -146,9 +143,12 @@ class GpuCase(Case):
         except torch.cuda.OutOfMemoryError:
             self.status = OUT_OF_MEMORY
         except Exception as problem:
-            if not self.optional:
+            if "out of memory" in str(problem):  # said by the driver and not by PyTorch
+                self.status = OUT_OF_MEMORY
+            elif isinstance(problem, getattr(torch, "AcceleratorError", ())):
                 raise
-            self.status = f"failed: {type(problem).__name__}: {_first_line(problem)}"
+            else:
+                self.status = f"failed: {type(problem).__name__}: {_first_line(problem)}"
         self.meter.release()  # here, where the exception no longer holds the tensors
         return None
 
