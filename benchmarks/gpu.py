@@ -176,13 +176,10 @@ class Stage:
             "volume": self.scene.volume, "detector": job.n, "batch": job.batch,
             "patch": job.patch or "", "crossings_per_ray": round(crossings, 2),
         }  # fmt: skip
-        rows = [
+        return [
             {**place, "versions": versions[c.library], **_times(c, errors.get(i))}
             for i, c in enumerate(cases)
         ]
-        del cases, ready
-        self.meter.release()
-        return rows
 
 
 def _times(case, error: float | None) -> dict:

@@ -1,6 +1,7 @@
 """The benchmark measures what it says: same geometry, same image, rows that are kept. No times."""
 
 import csv
+import dataclasses
 import importlib.util
 import itertools
 import shutil
@@ -393,6 +394,9 @@ def test_a_wrong_pose_in_the_batch_stops_the_run(blobs):
     cases[0].image = lambda: right()[[0, 0, 0]]
     with pytest.raises(SystemExit, match="pose 2 of 3"):
         gpu_check.verify(cases, reference, setting)
+    cases[0].library = "peer"  # whose time is then not taken, while the others go on
+    gpu_check.verify(cases, reference, setting)
+    assert cases[0].status.startswith("failed: image is") and cases[1].status == "ok"
 
 
 def test_a_wrong_gradient_stops_the_run(blobs, monkeypatch, capsys):
@@ -526,6 +530,9 @@ def test_peers_gradients_are_those_of_the_same_image(blobs, name):
     own = gpu_cases.DrrLibGpu(blobs, Meter("cpu"), "cpu")
     for what in (g.POSE, g.VOLUME):
         setting = gpu_cases.Setting.make(g.Job("x", what, "v", "30/20", 32, batch=2), blobs, "cpu")
+        # A smooth cotangent: with noise, what is left is the difference of the methods.
+        ramp = torch.linspace(-1, 2, 32).expand(2, 1, 32, 32).contiguous()
+        setting = dataclasses.replace(setting, cotangent=ramp + ramp.mT)
         ours = {c.method: c.run().double() for c in own.cases(setting)}
         for case in peer.cases(setting):
             case.image()  # without grad mode first, as in a run
@@ -539,7 +546,7 @@ def test_peers_gradients_are_those_of_the_same_image(blobs, name):
             else:  # a sampler's is noisy voxel by voxel; means over blocks are not
                 a, b = (torch.nn.functional.avg_pool3d(x[None], 12) for x in (seen, true))
             along = float((a * b).sum() / (a.norm() * b.norm()))
-            limit = 0.99999 if case.method == "siddon" else 0.97  # samplers: another integral
+            limit = 0.99999 if case.method == "siddon" else 0.95  # samplers: another integral
             assert along > limit, (case.name, what, along)
 
 
