@@ -26,6 +26,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--device", choices=["cuda", "cpu"], default="cuda")
+    add("--backend", help="drrlib's; default: cuda on a GPU, else cpu")
     add("--budget", type=float, default=520, help="seconds for everything, tests included")
     add("--per-case", type=float, default=0.4, help="seconds for the repeats of one case")
     add("--repeats", type=int, default=25)
@@ -141,7 +142,7 @@ class Stage:
             shape = tuple(n // REHEARSAL for n in shape)
         self.volume, self.options, self.meter = volume, options, meter
         self.scene = blobs(shape, size=size).to(options.device)
-        backend = "cuda" if meter.cuda else "cpu"
+        backend = options.backend or ("cuda" if meter.cuda else "cpu")
         print(f"\nvolume {self.scene.volume}", flush=True)
         self.adapters, self.missing = adapters(self.scene, meter, backend, options.peers)
         for name, reason in self.missing.items():
