@@ -69,7 +69,7 @@ class Reference:
     """float64 images of some pixels by drrlib's plain definition, which tests hold to 1e-10."""
 
     def __init__(self, scene: Scene, most: int = 60):
-        self.grid = Grid(scene.mu.double(), torch.from_numpy(scene.affine))
+        self.grid = Grid(scene.mu.double(), torch.from_numpy(scene.affine))  # on mu's device
         self.most = most
 
     def error(self, seen: np.ndarray, view: View, method: str) -> float:
@@ -82,11 +82,11 @@ class Reference:
         if getattr(self, "_key", None) != key[0]:
             self._key, self._images = key[0], {}
         if key[1] not in self._images:
-            target = torch.from_numpy(view.targets(at, at))
-            source = torch.from_numpy(view.frame()[0].copy())
+            target = torch.from_numpy(view.targets(at, at)).to(self.grid.mu.device)
+            source = torch.from_numpy(view.frame()[0].copy()).to(target)
             with torch.no_grad():
                 self._images[key[1]] = line_integrals(
                     self.grid, source, target, method=key[1], backend="reference", patch_size=32
-                ).numpy()
-        true = self._images[key[1]]
+                ).cpu()
+        true = self._images[key[1]].numpy()
         return float(np.linalg.norm(seen[np.ix_(at, at)] - true) / np.linalg.norm(true))

@@ -157,20 +157,25 @@ def _torch_cases(library, variant, method, render, similarity, fixed, parameters
 
 
 def _placeholders(*packages: str) -> None:
-    """Let DiffDRR's metrics be imported without packages that only its other metrics need.
+    """Let DiffDRR and nanodrr be imported without packages that rendering does not need.
 
-    torchvision (gaussian_blur) and kornia (two histograms) come with a second PyTorch build.
+    torchvision (gaussian_blur) and kornia (two histograms) come with a second PyTorch build;
+    torchio reads files and brings a hundred megabytes, which a GPU machine may lack.
     """
     needed = {
-        "torchvision": ("torchvision.transforms.functional", ("gaussian_blur",)),
-        "kornia": ("kornia.enhance.histogram", ("marginal_pdf", "joint_pdf")),
+        "torchvision": {"torchvision.transforms.functional": ("gaussian_blur",)},
+        "kornia": {"kornia.enhance.histogram": ("marginal_pdf", "joint_pdf")},
+        "torchio": {
+            "torchio": ("LabelMap", "ScalarImage", "Subject"),
+            "torchio.transforms": ("Resample",),
+        },
     }
     for package in packages:
         if package in sys.modules or find_spec(package) is not None:
             continue
-        path, names = needed[package]
-        for i in range(len(path.split("."))):
-            name = ".".join(path.split(".")[: i + 1])
-            sys.modules[name] = types.ModuleType(name)
-        for name in names:
-            setattr(sys.modules[path], name, None)
+        for path, names in needed[package].items():
+            for i in range(len(path.split("."))):
+                part = ".".join(path.split(".")[: i + 1])
+                sys.modules.setdefault(part, types.ModuleType(part))
+            for name in names:  # classes, because annotations are made of them
+                setattr(sys.modules[path], name, type(name, (), {}))

@@ -1,4 +1,4 @@
-"""Rows of results.csv, which only grows: what was measured, where, with which versions."""
+"""Rows of results.csv and gpu_results.csv, which only grow: what was measured, where, how."""
 
 import csv
 import os
@@ -15,12 +15,20 @@ COLUMNS = (
     "what", "scene", "pose", "volume", "detector", "median_ms", "min_ms", "sd_ms", "repeats",
     "bytes_per_ray", "rel_error",
 )  # fmt: skip
+GPU_RESULTS = RESULTS.with_name("gpu_results.csv")
+GPU_COLUMNS = (
+    "date", "commit", "dirty", "device", "driver", "versions", "library", "variant", "method",
+    "dtype", "what", "scene", "pose", "volume", "detector", "batch", "patch", "status",
+    "gpu_ms", "wall_ms", "wall_min_ms", "wall_mean_ms", "wall_sd_ms", "repeats", "peak_bytes",
+    "rel_error", "crossings_per_ray", "copy_bytes_per_s",
+)  # fmt: skip
 
 
 def circumstances(threads: int) -> dict:
     """The columns that all rows of a run share."""
     changed = _git("status", "--porcelain")
-    lines = [x for x in (changed or "").splitlines() if not x.endswith("benchmarks/results.csv")]
+    rows = ("benchmarks/results.csv", "benchmarks/gpu_results.csv")
+    lines = [x for x in (changed or "").splitlines() if not x.endswith(rows)]
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": _git("rev-parse", "--short=12", "HEAD") or "unknown",
@@ -54,7 +62,7 @@ def processor() -> str:
     return f"{name} x {os.cpu_count()}"
 
 
-def append(rows: list[dict], path: Path = RESULTS) -> None:
+def append(rows: list[dict], path: Path = RESULTS, columns: tuple = COLUMNS) -> None:
     """Add rows at the end of the file; the header is written once.
 
     Raises:
@@ -64,10 +72,10 @@ def append(rows: list[dict], path: Path = RESULTS) -> None:
     if not new:
         with path.open(newline="") as file:
             header = tuple(next(csv.reader(file), ()))
-        if header != COLUMNS:
-            raise SystemExit(f"{path} has columns {header}; expected {COLUMNS}: move it away")
+        if header != columns:
+            raise SystemExit(f"{path} has columns {header}; expected {columns}: move it away")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
+        writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -1,5 +1,7 @@
 """One object and one geometry for all libraries: a volume, and a flat detector seen from a pose."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,9 @@ EXTENT = 256.0  # edge of the analytic volume [mm], whatever the number of voxel
 POSES = {
     "oblique": (0.12, 0.35, 0.0, 3.0, -5.0, 7.0),
     "ap": (0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    # LAO 30 degrees, cranial 20: a usual working view.
+    "30/20": (math.radians(20), math.radians(30), 0.0, 3.0, -5.0, 7.0),
+    "lateral": (0.0, math.pi / 2, 0.0, 0.0, 0.0, 0.0),
 }
 # The fixed image of a registration step is seen from this far away.
 STEP = (0.03, -0.02, 0.01, 4.0, -3.0, 5.0)
@@ -33,6 +38,9 @@ class Scene:
     def volume(self) -> str:
         """Such as "256x256x256"."""
         return "x".join(map(str, self.mu.shape))
+
+    def to(self, device: str) -> "Scene":
+        return dataclasses.replace(self, mu=self.mu.to(device))
 
     def view(self, pose: str, n: int, shift: tuple = (0.0,) * 6) -> "View":
         """The n x n detector at a named pose, moved by `shift` (added to eta)."""
@@ -95,42 +103,63 @@ class View:
             + (columns[None, :, None] + 0.5) * column_step
         )
 
+    def crossings(self, shape: tuple, affine: np.ndarray, most: int = 200) -> float:
+        """Voxels that a ray crosses, mean over the pixels (a lattice of at most `most` squared).
+
+        One, and one more for each voxel plane strictly inside the grid; 0 for a ray that misses.
+        """
+        at = np.unique(np.linspace(0, self.n - 1, min(self.n, most)).round().astype(int))
+        inverse = np.linalg.inv(affine)
+        source = inverse[:3, :3] @ self.frame()[0] + inverse[:3, 3] + 0.5  # faces are integers
+        target = self.targets(at, at).reshape(-1, 3) @ inverse[:3, :3].T + inverse[:3, 3] + 0.5
+        step = target - source
+        step = np.where(np.abs(step) < 1e-12, 1e-12, step)
+        ends = np.sort(np.stack([-source / step, (np.array(shape) - source) / step]), axis=0)
+        first, last = ends[0].max(axis=1).clip(0, 1), ends[1].min(axis=1).clip(0, 1)
+        near, far = (source + a[:, None] * step for a in (first, last))
+        lower, upper = np.minimum(near, far) + 1e-9, np.maximum(near, far) - 1e-9
+        planes = (np.ceil(upper) - 1 - np.floor(lower)).clip(0).sum(axis=1)
+        return float(np.where(first < last, 1 + planes, 0).mean())
+
     def ray_lengths(self) -> np.ndarray:
         """Source to pixel centre [mm], [n, n]."""
         at = (np.arange(self.n) + 0.5) * self.pitch - 0.5 * DETECTOR
         return np.sqrt(SDD**2 + at[:, None] ** 2 + at[None, :] ** 2)
 
 
-def blobs(n: int, seed: int = 0) -> Scene:
+def blobs(n: int | tuple[int, int, int], seed: int = 0, size: tuple = (EXTENT,) * 3) -> Scene:
     """n^3 voxels over 256 mm: Gaussian blobs inside an ellipsoidal shell, without symmetry.
+
+    Three numbers `n` and another `size` [mm] stretch the object along each axis.
 
     Nowhere zero: skipping empty space would help drrlib alone, so there is none to skip.
     Smooth, so that interpolating methods see the same object as Siddon's, and fading to the
     faces, where the libraries treat the outer half voxel differently.
     """
     random = np.random.default_rng(seed)
-    spacing = EXTENT / n
-    x = ((np.arange(n) + 0.5) * spacing - EXTENT / 2).astype(np.float32)
+    shape = (n, n, n) if isinstance(n, int) else n
+    axes = [((np.arange(k) + 0.5) * (EXTENT / k) - EXTENT / 2).astype(np.float32) for k in shape]
     center = np.array([6.0, -4.0, 3.0])
     radius = np.array([88.0, 98.0, 100.0])
-    square = [((x - c) / r) ** 2 for c, r in zip(center, radius, strict=True)]
-    fade = np.cos(np.pi * x / EXTENT) ** 2
-    mu = np.empty((n, n, n), np.float32)
-    for i in range(n):  # one plane at a time: little memory beside the volume
+    square = [((t - c) / r) ** 2 for t, c, r in zip(axes, center, radius, strict=True)]
+    fade, fade_y, fade_z = (np.cos(np.pi * t / EXTENT) ** 2 for t in axes)
+    mu = np.empty(shape, np.float32)
+    for i in range(shape[0]):  # one plane at a time: little memory beside the volume
         r = np.sqrt(square[0][i] + square[1][:, None] + square[2][None, :])
-        mu[i] = 2e-4 * fade[i] * fade[:, None] * fade[None, :]
+        mu[i] = 2e-4 * fade[i] * fade_y[:, None] * fade_z[None, :]
         mu[i] += 0.03 * np.exp(-0.5 * ((r - 1) / 0.04) ** 2)
     for _ in range(12):
         at, width = random.uniform(-60, 60, 3), random.uniform(9, 28, 3)
         gx, gy, gz = (
-            np.exp(-0.5 * ((x - a) / w) ** 2).astype(np.float32)
-            for a, w in zip(at, width, strict=True)
+            np.exp(-0.5 * ((t - a) / w) ** 2).astype(np.float32)
+            for t, a, w in zip(axes, at, width, strict=True)
         )
         plane = np.float32(random.uniform(0.008, 0.025)) * gy[:, None] * gz[None, :]
         for i in np.flatnonzero(gx > 1e-6):
             mu[i] += gx[i] * plane
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = 0.5 * (spacing - EXTENT)
+    spacing = np.array(size) / shape
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = 0.5 * (spacing - size)
     return Scene("blobs", torch.from_numpy(mu), affine)
 
 

