@@ -18,7 +18,7 @@ LAYERS = [
     ("drr",),
     ("losses", "metrics"),
     ("optimizers", "landmarks"),
-    ("registration",),
+    ("registration", "landscapes"),
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.
