@@ -51,12 +51,12 @@ def offsets(reach: float, n: int) -> Float[Tensor, " n"]:
 
 
 def along(
-    center: Float[Tensor, "6"], name: str, offset: Float[Tensor, " n"]
+    center: Float[Tensor, "6"], direction: str | Float[Tensor, "6"], offset: Float[Tensor, " n"]
 ) -> Float[Tensor, "n 6"]:
-    """Poses eta [rad, mm] that differ from `center` by `offset` in one parameter."""
-    eta = center.double().repeat(len(offset), 1)
-    eta[:, _index(name)] += offset
-    return eta
+    """Poses eta [rad, mm]: `center` + offset times one parameter (by name), or any direction."""
+    if isinstance(direction, str):
+        direction = torch.eye(6, dtype=torch.float64)[_index(direction)]
+    return center.double() + offset.double()[:, None] * direction
 
 
 def plane(
@@ -156,19 +156,46 @@ def width_at(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"], level: floa
 
 
 def lowest_curvature(
-    loss: Float[Tensor, "n m"], step: tuple[float, float]
-) -> Float[Tensor, "n-2 m-2"]:
-    """Smaller eigenvalue of the Hessian of a plane, by central differences at its inner points.
+    loss: Float[Tensor, "n m"], step: tuple[float, float], stride: int = 1
+) -> Float[Tensor, "inner_n inner_m"]:
+    """Smaller eigenvalue of the Hessian of a plane, by central differences.
 
-    Positive: locally convex in both parameters together. `step` is the grid's step along each
-    axis; the eigenvalue compares the two, so give both in units that count alike.
+    Positive: locally convex in both parameters together.
+
+    Args:
+        loss: Values on a grid.
+        step: The grid's step along each axis. The eigenvalue compares the two, so give both in
+            units that count alike; its sign does not depend on them.
+        stride: Grid steps between the points of a difference. Siddon's image is rough in the
+            pose, and a wider difference sees its shape instead of its roughness.
+
+    Raises:
+        ConfigError: the grid is too small for this stride.
     """
-    a, b = step
-    inner = loss[1:-1, 1:-1]
-    aa = (loss[2:, 1:-1] - 2 * inner + loss[:-2, 1:-1]) / a**2
-    bb = (loss[1:-1, 2:] - 2 * inner + loss[1:-1, :-2]) / b**2
-    ab = (loss[2:, 2:] - loss[2:, :-2] - loss[:-2, 2:] + loss[:-2, :-2]) / (4 * a * b)
+    k = stride
+    if k < 1 or min(loss.shape) < 2 * k + 1:
+        raise ConfigError(
+            f"stride is {k} on a grid {tuple(loss.shape)}; expected 1 <= stride < n/2"
+        )
+    a, b = (k * x for x in step)
+    low, mid, up = slice(None, -2 * k), slice(k, -k), slice(2 * k, None)
+    aa = (loss[up, mid] - 2 * loss[mid, mid] + loss[low, mid]) / a**2
+    bb = (loss[mid, up] - 2 * loss[mid, mid] + loss[mid, low]) / b**2
+    ab = (loss[up, up] - loss[up, low] - loss[low, up] + loss[low, low]) / (4 * a * b)
     return (aa + bb) / 2 - torch.hypot((aa - bb) / 2, ab)
+
+
+def rotation_axes(drr: DRR, eta: Float[Tensor, "6"]) -> Float[Tensor, "3 3"]:
+    """Columns: how the C-arm turns per unit of theta, phi and gamma, as world rotation vectors.
+
+    With W these columns and H the block of a Hessian that belongs to the angles, W^-T H W^-1 is
+    the Hessian over rotations about world axes: its eigenvectors are axes in the patient.
+    """
+    eta = eta.detach().double()
+    slope = torch.autograd.functional.jacobian(lambda x: drr.pose(x)[:3, :3], eta)  # [3, 3, 6]
+    turn = drr.pose(eta)[:3, :3]
+    spin = torch.einsum("ijk,lj->ilk", slope[..., :3], turn)  # [w]_x of each rotation vector w
+    return torch.stack([spin[2, 1], spin[0, 2], spin[1, 0]])
 
 
 def gauss_newton_hessian(

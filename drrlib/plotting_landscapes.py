@@ -6,12 +6,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from drrlib.errors import ConfigError
 from drrlib.landscapes import ROTATION_PAIRS, TRANSLATION_PAIRS, lowest_curvature
-from drrlib.plotting import WIDE
+from drrlib.plotting import ORANGE, WIDE
 
 PAIRS = (*ROTATION_PAIRS, *TRANSLATION_PAIRS)
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -19,38 +20,47 @@ _ROTATIONS = ("theta", "phi", "gamma")
 
 
 def landscape_panels(
-    table: pd.DataFrame, loss: str, *, label: str, levels: tuple[float, ...] = LEVELS
+    table: pd.DataFrame,
+    loss: str,
+    *,
+    label: str,
+    stride: int = 1,
+    levels: tuple[float, ...] = LEVELS,
 ) -> Figure:
     """Six planes as filled contours: rotations above, translations below, one colour scale.
 
-    Thin lines mark `levels`; the dashed line encloses where the plane is convex (by central
-    differences on the grid of the table, no smoothing); the cross is the optimum.
+    The scale goes with the square root of the loss, which for ZNCC and NCC is the distance of the
+    unit images. White lines mark `levels`, as on the colour bar; the dashed line encloses where
+    the plane is convex, see `lowest_curvature`; the cross is the optimum.
 
     Args:
         table: Columns first, second (names), a, b (offsets, deg or mm), and one of the loss.
         loss: That column.
         label: What the colour bar says.
+        stride: Grid steps of the differences that judge convexity.
     """
     grids = [plane_of(table, pair, loss) for pair in PAIRS]
     top = max(float(grid.max()) for _, _, grid in grids)
-    figure, axes = plt.subplots(2, 3, figsize=(WIDE, 0.66 * WIDE))
+    levels = [x for x in levels if x < top]
+    look = dict(levels=top * np.linspace(0, 1, 31) ** 2, norm=PowerNorm(0.5, 0, top))
+    figure, axes = plt.subplots(2, 3, figsize=(WIDE, 0.62 * WIDE))
     for axis, pair, (a, b, grid) in zip(axes.flat, PAIRS, grids, strict=True):
-        shown = axis.contourf(a, b, grid.T, np.linspace(0, top, 41), cmap="viridis", zorder=-1)
+        shown = axis.contourf(a, b, grid.T, cmap="viridis", zorder=-1, antialiased=False, **look)
         axis.set_rasterization_zorder(0)  # a few kilobytes instead of thousands of polygons
-        lines = axis.contour(
-            a, b, grid.T, [x for x in levels if x < top], colors="white", linewidths=0.5
-        )
-        axis.clabel(lines, fontsize=6, fmt="%g")
-        bend = lowest_curvature(torch.tensor(grid), (a[1] - a[0], b[1] - b[0])).numpy()
+        lines = axis.contour(a, b, grid.T, levels, colors="white", linewidths=0.6)
+        bend = lowest_curvature(torch.tensor(grid), (a[1] - a[0], b[1] - b[0]), stride).numpy()
         if bend.min() < 0 < bend.max():
             axis.contour(
-                a[1:-1], b[1:-1], bend.T, [0.0], colors="white", linewidths=1.1, linestyles="dashed"
-            )
-        axis.plot(0, 0, "+", color="white", ms=7, mew=1.2)
+                a[stride:-stride], b[stride:-stride], bend.T, [0.0],
+                colors=ORANGE, linewidths=1.2, linestyles="dashed",
+            )  # fmt: skip
+        axis.plot(0, 0, "+", color="white", ms=6, mew=1.0)
         axis.set(xlabel=_axis_label(pair[0]), ylabel=_axis_label(pair[1]), box_aspect=1)
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.02, format="%.2g")
+        axis.spines[:].set_visible(False)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, pad=0.02, aspect=30)
+    bar.add_lines(lines)
     bar.set_label(label)
-    bar.set_ticks(np.linspace(0, top, 6))
+    bar.set_ticks([0, *levels, top], labels=[f"{x:.2g}" for x in (0, *levels, top)])
     return figure
 
 

@@ -22,6 +22,7 @@ from drrlib.landscapes import (
     monotone_basin,
     offsets,
     plane,
+    rotation_axes,
     width_at,
 )
 from drrlib.losses import LOSSES
@@ -82,6 +83,8 @@ def test_lowest_curvature_of_a_quadratic_in_other_units():
     seen = lowest_curvature(loss, (float(u.diff()[0]), float(v.diff()[0])))
     assert seen.shape == (3, 5)
     assert torch.allclose(seen, torch.full((3, 5), 5 - math.sqrt(17)).double())
+    wide = lowest_curvature(loss, (float(u.diff()[0]), float(v.diff()[0])), stride=2)
+    assert wide.shape == (1, 3) and torch.allclose(wide, seen[1:2, 1:4])
     saddle = u[:, None] ** 2 - v**2
     assert (lowest_curvature(saddle, (0.5, 0.2)) < 0).all()
 
@@ -131,6 +134,24 @@ def test_poses_vary_in_the_named_parameters_only():
     eta = plane(ETA, ("theta", "gamma"), offsets(1.0, 3), offsets(2.0, 5)) - ETA
     assert torch.allclose(eta[0, 4], torch.tensor([-1.0, 0, 2, 0, 0, 0]).double())
     assert (eta[..., [1, 3, 4, 5]] == 0).all()
+    slanted = along(ETA, torch.tensor([0.0, 1, -2, 0, 0, 0]).double(), offsets(0.3, 3)) - ETA
+    assert torch.allclose(slanted[2], torch.tensor([0, 0.3, -0.6, 0, 0, 0]).double())
+
+
+def test_rotation_axes_are_those_of_the_c_arm(scene):
+    """phi turns about the long axis (LAO: the detector goes to the patient's left), gamma about
+    the viewing direction, theta about the line across both; Fig. 3 of the paper."""
+    axes = rotation_axes(scene, torch.zeros(6).double())
+    expected = torch.tensor([[-1.0, 0, 0], [0, 0, 1], [0, -1, 0]]).double()  # theta, phi, gamma
+    assert torch.allclose(axes.T, expected, atol=1e-12)
+    axes = rotation_axes(scene, ETA)
+    assert torch.allclose(axes[:, 1], torch.tensor([0.0, 0, 1]).double(), atol=1e-12)
+    assert torch.allclose(axes[:, 2], scene.pose(ETA)[:3, 2], atol=1e-12)
+    # A small turn by the three angles is the rotation by the sum of the columns.
+    small = 1e-5 * torch.tensor([1.0, -2, 3, 0, 0, 0]).double()
+    turn = scene.pose(ETA + small)[:3, :3] @ scene.pose(ETA)[:3, :3].mT
+    vector = torch.stack([turn[2, 1], turn[0, 2], turn[1, 0]])
+    assert torch.allclose(vector, axes @ small[:3], rtol=1e-3, atol=1e-9)
 
 
 def test_bad_input_is_refused(scene):
@@ -148,6 +169,8 @@ def test_bad_input_is_refused(scene):
         losses_at(scene, scene(scene.pose(ETA[None])), ETA[None], batch=0)
     with pytest.raises(ConfigError, match="gradient"):
         gauss_newton_hessian(scene, ETA, "gradient")
+    with pytest.raises(ConfigError, match="stride is 2"):
+        lowest_curvature(torch.zeros(4, 9).double(), (1.0, 1.0), stride=2)
 
 
 def _table():

@@ -13,6 +13,8 @@ with a misspelt name would quietly use the defaults. Both are refused here.
 
 import argparse
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -193,6 +195,23 @@ def clean(notebook) -> None:
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=VOLATILE)
 
 
+def shrink_pictures(notebook) -> None:
+    """Store PNG outputs with a palette of 256 colours: a third of the bytes, no visible change."""
+    from PIL import Image
+
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        data = output.get("data", {})
+        if "image/png" in data:
+            picture = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+            small = io.BytesIO()
+            white = Image.new("RGBA", picture.size, "white")
+            white.alpha_composite(picture.convert("RGBA"))
+            white.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+                small, "png", optimize=True, dpi=picture.info.get("dpi", (96, 96))
+            )
+            data["image/png"] = base64.b64encode(small.getvalue()).decode()
+
+
 def write_notebook(notebook, path: Path) -> None:
     import nbformat
 
@@ -211,6 +230,7 @@ def store(outcome: Outcome, path: Path) -> None:
     """Replace a notebook by its executed copy, unless that is too large."""
     notebook = read_notebook(outcome.output)
     clean(notebook)
+    shrink_pictures(notebook)
     try:
         write_notebook(notebook, path)
     except Refused as error:
