@@ -30,8 +30,8 @@ def landscape_panels(
     """Six planes as filled contours: rotations above, translations below, one colour scale.
 
     The scale goes with the square root of the loss, which for ZNCC and NCC is the distance of the
-    unit images. White lines mark `levels`, as on the colour bar; the dashed line encloses where
-    the plane is convex, see `lowest_curvature`; the cross is the optimum.
+    unit images. White lines mark `levels`, as on the colour bar; the dashed line is the
+    border of where the plane is convex, see `lowest_curvature`; the cross is the optimum.
 
     Args:
         table: Columns first, second (names), a, b (offsets, deg or mm), and one of the loss.

@@ -100,6 +100,11 @@ class Run:
         _write(self.folder / f"{self.name}.run.json", text)
 
 
+def device_name() -> str:
+    """The GPU where there is one, else the processor."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
+
+
 def _machine(root: Path) -> dict:
     """Commit, versions and device; what cannot be found out is "unknown"."""
     packages = {}
@@ -108,13 +113,12 @@ def _machine(root: Path) -> dict:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "unknown"
-    cuda = torch.cuda.is_available()
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "dirty": "unknown" if changes is None else bool(changes),
         "versions": {"python": platform.python_version(), **packages},
-        "device": torch.cuda.get_device_name(0) if cuda else _processor(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
     }
 

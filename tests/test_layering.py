@@ -22,7 +22,7 @@ LAYERS = [
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.
-LEAVES = ("paper", "repro", "plotting")
+LEAVES = ("paper", "repro", "plotting", "timing")
 GROUPS = [name for layer in LAYERS for name in layer] + list(LEAVES)
 
 MODULES = sorted(
