@@ -1,5 +1,6 @@
 """Times and memory of single calls, within a budget: what would not fit is said, not tried."""
 
+import ctypes
 import math
 import statistics
 import time
@@ -113,8 +114,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """How far `call` raises the memory in use above where it stood.
 
-    CPU: resident memory of this process. Blocks that an earlier call freed and the allocator kept
-    are not seen again, so let `call` need much more than what ran before. CUDA: of the allocator.
+    CPU: resident memory of this process; what an earlier call freed is first given back to the
+    system where the C library can do that. CUDA: memory of PyTorch's allocator.
 
     Raises:
         OSError: this system does not tell (other than Linux).
@@ -126,6 +127,9 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc; kept blocks would hide as much of the call's need
+        libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # peak := present
     before = _status("VmRSS")
     call()
