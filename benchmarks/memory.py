@@ -43,7 +43,8 @@ def here(wanted: dict, threads: int) -> dict:
     import record
     import torch
     from scene import Scene
-    from timing import peak_bytes
+
+    from drrlib.timing import peak_bytes
 
     affine = np.eye(4)
     affine[:3, 3] = -127.5

@@ -1,4 +1,4 @@
-"""Timed cases, run in turn so that the machine's noise hits all of them alike; peak memory."""
+"""Timed cases, run in turn so that the machine's noise hits all of them alike."""
 
 import json
 import statistics
@@ -71,21 +71,6 @@ def interleave(cases: list[Case], repeats: int, budget_s: float) -> None:
             if (turn + 1) * k // repeats > turn * k // repeats:
                 time.sleep(PAUSE)
                 case.times.append(case.once())
-
-
-def peak_bytes(call: Callable) -> int:
-    """How far `call` raises this process's resident memory above where it stood (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # peak := present
-    before = _status("VmRSS")
-    call()
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {name}: peak memory cannot be measured here")
 
 
 def in_fresh_process(script: Path, arguments: list[str], timeout: float = 300) -> dict | None:

@@ -37,6 +37,33 @@ def paper_value(item: str, quantity: str, root: Path | None = None) -> float:
     return float(_row(paper_values(root), item, quantity)["value"])
 
 
+def paper_times(root: Path | None = None) -> pd.DataFrame:
+    """Table 1 with a row per cell.
+
+    Returns:
+        Columns item, quantity (as in the file), group (such as "patch 150"), size (pixels across
+        the detector), patch (pixels across; 0: none), mean_ms, sd_ms.
+    """
+    table = paper_values(root)
+    table = table[table["item"].str.startswith("Table 1, ")].reset_index(drop=True)
+    group = table["item"].str.removeprefix("Table 1, ")
+    last = table["quantity"].str.extract(r"(\d+)$")[0].astype(int)
+    by_patch = table["quantity"].str.startswith("patch ")
+    across = group.str.extract(r"^(\d+) x \d+$")[0].fillna("0").astype(int)
+    patch_of = group.str.extract(r"^patch (\d+)$")[0].fillna("0").astype(int)
+    return pd.DataFrame(
+        {
+            "item": table["item"],
+            "quantity": table["quantity"],
+            "group": group,
+            "size": last.where(~by_patch, across),
+            "patch": last.where(by_patch, patch_of),
+            "mean_ms": table["value"].astype(float),
+            "sd_ms": (table["high"] - table["low"]) / 2,
+        }
+    )
+
+
 def compare_with_paper(
     item: str, ours: dict, *, judge: bool = True, root: Path | None = None
 ) -> pd.DataFrame:

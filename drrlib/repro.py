@@ -160,6 +160,11 @@ def _names_set(source: str) -> set[str]:
     return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
+def device_name() -> str:
+    """The GPU where there is one, else the processor."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
+
+
 def _machine(root: Path) -> dict:
     """Commit, versions and device; what cannot be found out is "unknown"."""
     packages = {}
@@ -168,7 +173,6 @@ def _machine(root: Path) -> dict:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "unknown"
-    cuda = torch.cuda.is_available()
     # Results are what runs write: those of an earlier notebook do not make the code another.
     code = (".", ":(exclude)results")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *code)
@@ -176,7 +180,7 @@ def _machine(root: Path) -> dict:
         "commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "dirty": "unknown" if changes is None else bool(changes),
         "versions": {"python": platform.python_version(), **packages},
-        "device": torch.cuda.get_device_name(0) if cuda else _processor(),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
     }
 

@@ -19,11 +19,11 @@ LAYERS = [
     ("drr",),
     ("losses", "metrics"),
     ("optimizers", "landmarks"),
-    ("registration",),
+    ("registration", "landscapes"),
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.
-LEAVES = ("repro", "plotting")
+LEAVES = ("repro", "plotting", "timing")
 GROUPS = [name for layer in LAYERS for name in layer] + list(LEAVES)
 
 MODULES = sorted(

@@ -1,9 +1,12 @@
 """The notebook runner, on tiny notebooks."""
 
+import base64
+import io
 import json
 import sys
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -100,6 +103,29 @@ def test_update_stores_a_clean_quick_run(root, monkeypatch):
     first = path.read_bytes()
     assert run(root, "--update") == 0
     assert path.read_bytes() == first
+
+
+def test_stored_pictures_are_small_and_look_the_same():
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    grey = np.repeat(rng.integers(0, 256, (80, 80, 1)), 3, axis=2).astype(np.uint8)
+    grey[:40, :, :] = [[[230, 159, 0]]]
+    before = io.BytesIO()
+    Image.fromarray(np.dstack([grey, np.full((80, 80), 255, np.uint8)])).save(before, "png")
+    data = {"image/png": base64.b64encode(before.getvalue()).decode(), "text/plain": "a figure"}
+    output = nbformat.v4.new_output("display_data", data=data)
+    notebook = new_notebook(cells=[new_markdown_cell("# A"), new_code_cell("b", outputs=[output])])
+    files.shrink_pictures(notebook)
+    stored = notebook.cells[1].outputs[0].data
+    after = base64.b64decode(stored["image/png"])
+    assert len(after) < 0.75 * len(before.getvalue()) and stored["text/plain"] == "a figure"
+    seen = np.asarray(Image.open(io.BytesIO(after)).convert("RGB")).astype(int)
+    assert abs(seen - grey).max() <= 2
+    again = notebook.cells[1].outputs[0].data["image/png"]
+    files.shrink_pictures(notebook)
+    second = np.asarray(Image.open(io.BytesIO(base64.b64decode(again))).convert("RGB"))
+    assert (second == seen).all()
 
 
 def test_update_refuses_a_large_notebook(root, monkeypatch):

@@ -30,6 +30,7 @@ from notebook_files import (
     parameters_of,
     read_notebook,
     select,
+    shrink_pictures,
     write_notebook,
     write_setup,
 )
@@ -125,6 +126,7 @@ def store(outcome: Outcome, path: Path) -> None:
     """Replace a notebook by its executed copy, unless that is too large."""
     notebook = read_notebook(outcome.output)
     clean(notebook)
+    shrink_pictures(notebook)
     try:
         write_notebook(notebook, path)
     except Refused as error:
