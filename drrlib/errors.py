@@ -29,6 +29,10 @@ class DicomError(DrrlibError, ValueError):
     """A DICOM object or series cannot be used as asked."""
 
 
+class DatasetError(DrrlibError, OSError):
+    """A data set cannot be fetched, or is not the file that it should be."""
+
+
 class DtypeError(DrrlibError, TypeError):
     """A tensor has an unsuitable element type."""
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "drrlib"
 LAYERS = [
     ("errors",),
     ("se3", "volume", "projectors"),
-    ("carm", "dicom", "nifti", "phantoms", "datasets"),
+    ("carm", "dicom", "nifti", "phantoms"),
     ("readers",),
     ("drr",),
     ("losses", "metrics"),
@@ -22,7 +22,7 @@ LAYERS = [
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.
-LEAVES = ("paper", "repro", "plotting")
+LEAVES = ("paper", "repro", "plotting", "datasets")
 GROUPS = [name for layer in LAYERS for name in layer] + list(LEAVES)
 
 MODULES = sorted(
