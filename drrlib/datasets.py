@@ -51,9 +51,10 @@ def path(name: str, root: Path | None = None) -> Path:
     entry = _entry(name, root)
     files = _files(entry, root)
     named = os.environ.get("DRRLIB_DATA")
-    if named and not Path(named).is_dir():
+    folder = Path(named or ".").expanduser()
+    if named and not folder.is_dir():
         raise ConfigError(f"DRRLIB_DATA is {named!r}; expected a folder, or nothing to download")
-    local = Path(named or ".") / entry["file"]
+    local = folder / entry["file"]
     if named and local.exists():
         for file, digest in files.items():
             _check(local / file, digest)
@@ -64,7 +65,8 @@ def path(name: str, root: Path | None = None) -> Path:
             f"DRRLIB_DATA to a folder that holds {entry['file']}, or pass a copy of the original "
             "to read_volume"
         )
-    cache = Path(os.environ.get("DRRLIB_CACHE") or pooch.os_cache("drrlib")) / entry["file"]
+    cache = Path(os.environ.get("DRRLIB_CACHE") or pooch.os_cache("drrlib")).expanduser()
+    cache = cache / entry["file"]
     for file, digest in files.items():
         _fetch(entry["url"] + file, digest, cache / file, name)
     return cache

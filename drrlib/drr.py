@@ -1,6 +1,7 @@
 """Digitally reconstructed radiographs: a volume, a C-arm, and images for poses."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,31 @@ class DRR:
         other = copy.copy(self)
         other.carm = carm
         return other
+
+    def view(
+        self, eta: Float[Tensor, "b 6"], **lengths: float | int | Tensor
+    ) -> Float[Tensor, "b 1 height width"]:
+        """Images at eta by this C-arm with some of its lengths at other values.
+
+        Args:
+            eta: As in `pose`.
+            lengths: New values of `CArm`'s fields by name, such as sdd=torch.tensor(1000.0) [mm];
+                tensors may require gradients.
+
+        Gradients: eta, lengths, `volume.mu`; first derivatives.
+
+        Raises:
+            ConfigError: the C-arm has no such field.
+            GeometryError: lengths that no C-arm can have.
+        """
+        unknown = sorted(set(lengths) - {field.name for field in dataclasses.fields(self.carm)})
+        if unknown:
+            raise ConfigError(
+                f"a C-arm has no {', '.join(unknown)}; it has sdd, sod, delx, dely, "
+                "x0, y0 [mm], and height and width in pixels"
+            )
+        other = self.with_carm(dataclasses.replace(self.carm, **lengths))
+        return other(other.pose(eta))
 
     def pose(self, eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta about this volume's centre; see `CArm.pose`."""

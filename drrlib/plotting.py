@@ -90,8 +90,67 @@ def show_images(
     if not arrays:
         raise ConfigError("got no image; expected at least one")
     low, high = window or (min(a.min() for a in arrays), max(a.max() for a in arrays))
-    figure = _grid(arrays, labels, columns, width, vmin=low, vmax=high)
+    figure = _grid(arrays, labels, columns, width, [(low, high)] * len(arrays))
     figure.supxlabel(f"grey window {round(low, 3):g} to {round(high, 3):g}", fontsize=7)
+    return figure
+
+
+def radiograph_window(image) -> tuple[float, float]:
+    """Values for black and white that suit one DRR: 5th and 99.5th percentile of what is not air.
+
+    Rounded to two digits after the point, as they are stated under the image. (0, 1) where no
+    pixel is above 0.
+    """
+    array = as_image(image)
+    if not (array > 0).any():
+        return 0.0, 1.0
+    low, high = np.percentile(array[array > 0], (5, 99.5)).round(2).tolist()
+    return low, max(high, round(low + 0.01, 2))
+
+
+def show_radiographs(
+    images: Sequence,
+    labels: Sequence[str],
+    windows: Sequence[tuple[float, float]],
+    *,
+    columns: int = 4,
+    width: float = WIDE,
+) -> Figure:
+    """Grey images in a grid, each in a window of its own, stated under it; bright is dense.
+
+    Anatomies and views differ too much in thickness for one window; for a comparison of grey
+    values use `show_images`.
+    """
+    labels = [f"{t}\n{a:g} to {b:g}" for t, (a, b) in zip(labels, windows, strict=True)]
+    figure = _grid([as_image(x) for x in images], labels, columns, width, windows)
+    figure.supxlabel("under each image: line integrals shown as black and as white", fontsize=7)
+    return figure
+
+
+def show_signed(
+    images: Sequence,
+    labels: Sequence[str],
+    limits: Sequence[float] | None = None,
+    *,
+    columns: int = 3,
+    width: float = WIDE,
+) -> Figure:
+    """Images of both signs in a grid: blue below zero, white at zero, red above.
+
+    Args:
+        images: One image each, [..., height, width].
+        labels: One line of text under each image; the limit is added.
+        limits: Absolute value of full colour, for each image; default: the 99th percentile.
+        columns: Images in a row.
+        width: Of the figure [inch].
+    """
+    arrays = [as_image(image) for image in images]
+    if limits is None:
+        limits = [float(np.percentile(np.abs(a), 99)) or 1.0 for a in arrays]
+    labels = [f"{t}, ±{m:.2g}" for t, m in zip(labels, limits, strict=True)]
+    windows = [(-m, m) for m in limits]
+    figure = _grid(arrays, labels, columns, width, windows, cmap="RdBu_r")
+    figure.supxlabel("blue: negative, red: positive; full colour at the value stated", fontsize=7)
     return figure
 
 
@@ -105,8 +164,6 @@ def show_overlays(
 ) -> Figure:
     """Overlays of one fixed image with the moving ones, such as the steps of a registration."""
     arrays = [overlay(fixed, image) for image in moving]
-    if not arrays:
-        raise ConfigError("got no moving image; expected at least one")
     figure = _grid(arrays, labels, columns, width)
     figure.supxlabel("red: fixed only, cyan: moving only, grey: both", fontsize=7)
     return figure
@@ -131,21 +188,24 @@ def _unit_range(array: np.ndarray) -> np.ndarray:
     return (array - low) / (high - low) if high > low else np.zeros_like(array)
 
 
-def _grid(arrays, labels, columns: int, width: float, **show) -> Figure:
+def _grid(arrays, labels, columns: int, width: float, windows=None, **show) -> Figure:
     if labels is not None and len(labels) != len(arrays):
         raise ConfigError(f"got {len(labels)} labels for {len(arrays)} images; give one for each")
+    if not arrays:
+        raise ConfigError("got no image; expected at least one")
     columns = min(columns, len(arrays))
     rows = -(-len(arrays) // columns)
     height, breadth = arrays[0].shape[:2]
     cell = width / columns
-    line = 0.2 if labels is not None else 0.0  # [inch]
-    size = (width, rows * (cell * height / breadth + line) + 0.25)
+    lines = 0 if labels is None else 1 + max(text.count("\n") for text in labels)
+    size = (width, rows * (cell * height / breadth + 0.05 + 0.15 * lines) + 0.25)  # [inch]
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for index, (axis, array) in enumerate(zip(axes.flat, arrays, strict=False)):
-        axis.imshow(array, **show)
+        low, high = windows[index] if windows else (None, None)
+        axis.imshow(array, vmin=low, vmax=high, **show)
         if labels is not None:
             axis.set_xlabel(labels[index])
     return figure

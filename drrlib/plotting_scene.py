@@ -2,15 +2,17 @@
 
 import itertools
 import sys
+from collections.abc import Sequence
 
 import numpy as np
+import plotly.express as px
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
-from drrlib.plotting import BLUE, GREEN, ORANGE, RED
+from drrlib.plotting import BLUE, GREEN, ORANGE, RED, as_image
 from drrlib.volume import Volume
 
 
@@ -123,6 +125,30 @@ def ray_figure(
         xaxis_title="x [voxel]", yaxis=dict(title="y [voxel]", scaleanchor="x"),
     )  # fmt: skip
     return figure, inside
+
+
+def turntable(images: Sequence, labels: Sequence[str], window: tuple[float, float]) -> go.Figure:
+    """Images rendered beforehand, one at a time, chosen by a slider; bright is dense.
+
+    Args:
+        images: One image each, all of one size; stored as 8-bit PNG.
+        labels: What the slider shows for each.
+        window: Values shown as black and as white.
+    """
+    low, high = window
+    grey = np.stack([as_image(image) for image in images])
+    grey = np.uint8(np.clip((grey - low) / (high - low), 0, 1) * 255 + 0.5)
+    figure = px.imshow(grey, animation_frame=0, binary_string=True)
+    for step, label in zip(figure.layout.sliders[0].steps, labels, strict=True):
+        step.label = label
+    figure.layout.sliders[0].currentvalue = dict(prefix="")
+    figure.layout.sliders[0].pad = dict(t=10)
+    figure.layout.updatemenus = []  # the slider is enough; a play button needs a page of settings
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_traces(hoverinfo="skip", hovertemplate=None)
+    figure.update_layout(width=440, height=520, margin=dict(l=10, r=10, t=10, b=10))
+    return figure
 
 
 def show(figure: go.Figure) -> None:

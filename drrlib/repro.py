@@ -98,7 +98,8 @@ class Run:
         """Write <notebook>.<name>.png and .svg; a plotly figure becomes a .html page."""
         path = self.folder / f"{self.name}.{name}"
         if hasattr(figure, "write_html"):
-            figure.write_html(f"{path}.html", include_plotlyjs="cdn")
+            # Without a name of its own the drawing gets a random one in every run.
+            figure.write_html(f"{path}.html", include_plotlyjs="cdn", div_id=path.name)
             return
         # A file made twice from the same table shall be the same file.
         figure.savefig(f"{path}.png", metadata={"Software": None})

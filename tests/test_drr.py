@@ -123,3 +123,17 @@ def test_another_carm_shares_the_prepared_volume():
     assert coarse.grid is fine.grid and fine.carm.height == 8
     alone = DRR(_volume(), _carm(8).downsample(2))
     assert torch.equal(coarse(coarse.pose(ETA)), alone(alone.pose(ETA)))
+
+
+def test_view_is_the_image_of_a_changed_carm_and_takes_gradients():
+    drr = DRR(_volume(), _carm())
+    changed = DRR(drr.volume, CArm(210.0, 110.0, 8, 8, 7.0, 8.0, 1.0, -2.0))
+    assert torch.equal(drr.view(ETA, sdd=210.0, delx=7.0), changed(changed.pose(ETA)))
+    # sod moves the source that the pose places, so the pose must be that of the changed C-arm.
+    changed = DRR(drr.volume, CArm(200.0, 120.0, 8, 8, 7.5, 8.0, 1.0, -2.0))
+    assert torch.equal(drr.view(ETA, sod=120.0), changed(changed.pose(ETA)))
+    sdd = torch.tensor(200.0, dtype=torch.float64, requires_grad=True)
+    drr.view(ETA, sdd=sdd).sum().backward()
+    assert sdd.grad != 0 and drr.carm.sdd == 200.0
+    with pytest.raises(ConfigError, match=r"no sid; it has sdd"):
+        drr.view(ETA, sid=1000.0)

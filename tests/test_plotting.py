@@ -1,11 +1,16 @@
 """The shared figure helpers."""
 
+import base64
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from drrlib import plotting
+from drrlib import plotting_scene as scene
 from drrlib.errors import ConfigError, ShapeError
 
 
@@ -35,6 +40,40 @@ def test_images_share_the_stated_window():
     assert [axis.get_xlabel() for axis in figure.axes] == ["a", "b"]
     figure = plotting.show_images(images, window=(1, 2))
     assert figure.axes[0].images[0].get_clim() == (1, 2)
+
+
+def test_radiographs_have_windows_of_their_own():
+    body = torch.zeros(20, 20)
+    body[5:15, 5:15] = torch.linspace(1, 3, 100).reshape(10, 10)
+    low, high = plotting.radiograph_window(body)
+    assert (low, high) == (1.1, 2.99)  # 5 % and 99.5 % of the way from 1 to 3; air is left out
+    assert plotting.radiograph_window(torch.zeros(3, 3)) == (0.0, 1.0)
+    figure = plotting.show_radiographs([body, 2 * body], ["a", "b"], [(0, 1), (low, high)])
+    assert [axis.images[0].get_clim() for axis in figure.axes] == [(0, 1), (low, high)]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["a\n0 to 1", "b\n1.1 to 2.99"]
+
+
+def test_signed_images_are_white_at_zero():
+    image = torch.tensor([[-4.0, 0.0], [0.0, 1.0]])
+    figure = plotting.show_signed([image, image], ["a", "b"], [4.0, 8.0])
+    assert [axis.images[0].get_clim() for axis in figure.axes] == [(-4, 4), (-8, 8)]
+    assert figure.axes[1].get_xlabel() == "b, ±8"
+    low, high = plotting.show_signed([image], ["a"]).axes[0].images[0].get_clim()
+    assert -low == high and 3.9 < high <= 4
+    assert plotting.show_signed([torch.zeros(2, 2)], ["a"])
+
+
+def test_turntable_has_a_slider_step_for_each_image():
+    images = [torch.full((1, 1, 4, 5), float(k)) for k in range(3)]
+    figure = scene.turntable(images, ["0 deg", "120 deg", "240 deg"], (0.0, 2.0))
+    assert [s.label for s in figure.layout.sliders[0].steps] == ["0 deg", "120 deg", "240 deg"]
+    grey = []
+    for frame in figure.frames:
+        png = base64.b64decode(frame.data[0].source.split(",")[1])
+        grey.append(np.asarray(PIL.Image.open(io.BytesIO(png))))
+    assert [(g.shape[:2], g.min(), g.max()) for g in grey] == [
+        ((4, 5), 0, 0), ((4, 5), 128, 128), ((4, 5), 255, 255),
+    ]  # fmt: skip
 
 
 def test_overlays_fill_a_grid():
