@@ -11,6 +11,8 @@ from subprocess import CalledProcessError, run
 import torch
 from timing import Case
 
+from drrlib.timing import peak_bytes
+
 OUT_OF_MEMORY = "out of memory"
 # [ms] A call that takes longer has no launches worth hiding: one run gives both times.
 LONG = 20.0
@@ -63,11 +65,7 @@ class Meter:
         if not self.cuda:
             call()
             return None
-        torch.cuda.reset_peak_memory_stats(self.device)
-        before = torch.cuda.memory_allocated(self.device)
-        call()
-        self.wait()
-        return torch.cuda.max_memory_allocated(self.device) - before
+        return peak_bytes(call, "cuda")
 
     def release(self) -> None:
         """Give back what earlier cases left in PyTorch's cache."""

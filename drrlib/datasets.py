@@ -38,7 +38,10 @@ def citation(name: str, root: Path | None = None) -> str:
 
 def volume(name: str, root: Path | None = None) -> Volume:
     """The CT as a Volume; padding outside the scan circle becomes air. Errors as `path`."""
-    return read_volume(path(name, root))
+    place = path(name, root)
+    listed = [file for file in _files(_entry(name, root), root) if file]
+    # Only what was checked is read: a folder may hold more.
+    return read_volume([place / file for file in listed] if listed else place)
 
 
 def path(name: str, root: Path | None = None) -> Path:

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 
 from drrlib.errors import ConfigError
 from drrlib.plotting import BLACK, BLUE, RED
+from drrlib.study_registration import CRITERIA
 
-CRITERION_MARKS = {"loss < 1e-6": "o", "ZNCC > 0.999": "s", "mTRE < 1 mm": "D"}
+CRITERION_MARKS = dict(zip(CRITERIA, "osD", strict=True))
 
 
 def draw_rates(
@@ -45,7 +46,7 @@ def draw_rates(
 def draw_losses(axes: Axes, trials: pd.DataFrame, label: str, colors: Mapping[str, str]) -> None:
     """Median loss over steps with the band from the first to the third quartile, per group.
 
-    A start that has ended keeps its last loss.
+    A start that has ended keeps its lowest loss.
 
     Args:
         trials: Records with columns loss_<step>.
@@ -73,21 +74,24 @@ def draw_traces(axes: Axes, trials: pd.DataFrame, success: Sequence[bool]) -> No
     axes.legend()
 
 
-def draw_distance(axes: Axes, table: pd.DataFrame, criterion: str, color: str, name: str) -> None:
+def draw_distance(axes: Axes, table: pd.DataFrame, criterion: str, name: str, **style) -> None:
     """Success rate of one criterion over the start's error, with Wilson's band.
 
     Args:
         table: Rows of `success_by_distance`.
+        name: For the legend.
+        style: Of the line, for matplotlib.
     """
     part = table[table["criterion"] == criterion]
     middle = (part["from_mm"] + part["to_mm"]) / 2
-    axes.fill_between(middle, part["low_percent"], part["high_percent"], color=color, alpha=0.18)
-    axes.plot(middle, part["rate_percent"], "o-", ms=3, color=color, label=name)
+    line = axes.plot(middle, part["rate_percent"], "o", ms=3, label=name, **style)[0]
+    band = dict(color=line.get_color(), alpha=0.12, lw=0)
+    axes.fill_between(middle, part["low_percent"], part["high_percent"], **band)
     axes.set(xlabel="mTRE of the start [mm]", ylabel="successful starts [%]", ylim=(-3, 103))
 
 
 def traces(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [k] and losses [n, k] of the columns loss_<step>; after its end a start's last loss.
+    """Steps [k] and losses [n, k] of the columns loss_<step>; after its end a start's lowest loss.
 
     Raises:
         ConfigError: the records hold no traces.
@@ -96,7 +100,6 @@ def traces(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     if not columns:
         raise ConfigError("these records hold no losses over steps; set trace in the protocol")
     table = trials[columns].astype(float)
-    # The lowest loss came at the last step of a start that passed the threshold.
     ended = table.isna() & (trials[["loss"]].to_numpy() >= 0)
     table = table.mask(ended, trials["loss"].astype(float), axis=0)
     return np.array([int(c.removeprefix("loss_")) for c in columns]), table.to_numpy()

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import platform
 import re
 import shutil
@@ -10,16 +9,16 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.paper import compare_with_paper, repository
-from drrlib.study import trial_generator
+from drrlib.study import installed_version, trial_generator
 
 PROFILES = ("quick", "full")
 
@@ -89,9 +88,7 @@ class Run:
         floats = table.select_dtypes("float64").columns
         path = self.folder / f"{self.name}.{name}.parquet"
         small = table.astype({column: "float32" for column in floats})
-        temporary = path.with_name(path.name + ".tmp")
-        small.to_parquet(temporary, index=False, compression="zstd")
-        os.replace(temporary, path)
+        write_whole(path, lambda name: small.to_parquet(name, index=False, compression="zstd"))
         return pd.read_parquet(path)
 
     def save_figure(self, figure, name: str) -> None:
@@ -168,12 +165,7 @@ def device_name() -> str:
 
 def _machine(root: Path) -> dict:
     """Commit, versions and device; what cannot be found out is "unknown"."""
-    packages = {}
-    for name in ("drrlib", "torch", "numpy", "numba"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "unknown"
+    packages = {name: installed_version(name) for name in ("drrlib", "torch", "numpy", "numba")}
     # Results are what runs write: those of an earlier notebook do not make the code another.
     code = (".", ":(exclude)results")
     changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *code)
@@ -201,7 +193,4 @@ def _processor() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """All or nothing: a run that is killed leaves no half file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, lambda name: name.write_text(text, encoding="utf-8"))

@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.progress import progress_bar
 
@@ -27,6 +29,14 @@ def trial_generator(seed: int, index: int) -> torch.Generator:
     """Random numbers of trial `index`: the same in any order, batch, process or resumed run."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+def installed_version(package: str) -> str:
+    """As its metadata say; "unknown" for a package that runs from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def run_study(
@@ -57,7 +67,8 @@ def run_study(
         over all shards and, where shards ran elsewhere, over all workers.
 
     Raises:
-        ConfigError: the folder holds another study, or a number is out of range.
+        ConfigError: the folder holds another study, or one begun with other versions of drrlib
+            and torch, or a number is out of range.
         Whatever `work` raises: shards that were finished by then are kept.
     """
     if trials < 1 or shard < 1:
@@ -109,6 +120,7 @@ def _timed(work: Work, config: Mapping, span: range) -> pd.DataFrame:
 def _claim(folder: Path, work: Work, config: Mapping, shard: int) -> None:
     """Write down whose folder this is, or raise if it is another study's."""
     record = {"work": f"{work.__module__}:{work.__qualname__}", "shard": shard}
+    record["versions"] = {name: installed_version(name) for name in ("drrlib", "torch")}
     try:
         text = json.dumps({**record, "config": dict(config)}, indent=1, sort_keys=True)
     except TypeError as error:
@@ -116,7 +128,7 @@ def _claim(folder: Path, work: Work, config: Mapping, shard: int) -> None:
     path = folder / "study.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        _replace(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
         return
     there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
     if there != mine:
@@ -141,12 +153,5 @@ def _read(folder: Path, span: range) -> pd.DataFrame | None:
 def _write(folder: Path, span: range, table: pd.DataFrame) -> pd.DataFrame:
     """Returns the shard as read back: a resumed study sees the very same values."""
     path = _name(folder, span)
-    _replace(path, lambda name: table.to_parquet(name, index=False))
+    write_whole(path, lambda name: table.to_parquet(name, index=False))
     return pd.read_parquet(path)
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """All or nothing: a process that is killed leaves no half file under the final name."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)

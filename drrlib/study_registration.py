@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,7 +59,8 @@ class Protocol:
         levels: (binning, most steps) pairs, coarse first.
         schedule, derivative: As in `register`.
         threshold: A run ends when its loss falls below this.
-        trace: Keep the loss of every so many steps, in columns `loss_<step>`; 0 for none.
+        trace: Keep the loss of every so many steps, in columns `loss_<step>`; 0 for none. For
+            protocols of one level.
         seed: Trial i draws from a generator seeded by (seed, i).
         backend: As in `DRR`.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -103,8 +105,8 @@ class Protocol:
         return cls(**config)
 
     def config(self) -> dict:
-        """A plain dictionary for `run_study`."""
-        return dataclasses.asdict(self)
+        """A plain dictionary for `run_study`, with the device that "auto" stands for here."""
+        return {**dataclasses.asdict(self), "device": self._device()}
 
     def with_(self, **changes) -> "Protocol":
         """The same protocol but for some entries."""
@@ -114,11 +116,13 @@ class Protocol:
         """The volume and the C-arm."""
         size = self.detector / self.pixels
         carm = CArm(self.sdd, self.sod, self.pixels, self.pixels, size, size)
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() and self.backend != "cpu" else "cpu"
-        volume = load_volume(self.volume, self.voxel, device)
+        volume = load_volume(self.volume, self.voxel, self._device())
         return DRR(volume, carm, method=self.method, backend=self.backend)
+
+    def _device(self) -> str:
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() and self.backend != "cpu" else "cpu"
 
     def draw(self, index: int) -> tuple[Float[Tensor, "6"], Float[Tensor, "6"], torch.Generator]:
         """True pose and start of one trial [rad, mm], and the generator for what comes after."""
@@ -143,7 +147,10 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
         phantom = maker[name](voxel)
         volume = Volume.from_hu(phantom.hu, phantom.affine)
         return volume.with_mu(volume.mu.to(device))
-    volume = datasets.volume(name) if name in datasets.names() else read_volume(name)
+    if Path(name).exists():
+        volume = read_volume(name)
+    else:
+        volume = datasets.volume(name)  # raises, with the names, if it is none
     factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
     volume = volume.coarsen(tuple(factors)).crop_to_support()
     return volume.with_mu(volume.mu.to(device))
@@ -170,6 +177,11 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         true_*, start_*, final_* for the six parameters.
     """
     protocol = Protocol.of(config)
+    if protocol.trace and len(protocol.levels) > 1:
+        raise ConfigError(
+            f"trace is {protocol.trace} with {len(protocol.levels)} levels, whose losses are not "
+            "comparable; set trace=0, or give one level"
+        )
     drr = protocol.renderer()
     drawn = [protocol.draw(i) for i in indices]
     true_eta, start = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
@@ -181,7 +193,12 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         fixed = fixed + protocol.noise * peak * torch.stack(grain)
     optimizer = protocol.optimizer
     if protocol.rates is not None:
-        optimizer = OPTIMIZERS[optimizer](*protocol.rates)
+        if optimizer.lower() not in OPTIMIZERS:
+            raise ConfigError(
+                f"rates are given for optimizer {optimizer!r}; they belong to one of "
+                f"{', '.join(OPTIMIZERS)}"
+            )
+        optimizer = OPTIMIZERS[optimizer.lower()](*protocol.rates)
     result = register(
         fixed, drr.volume, drr.carm, start, loss=protocol.loss, optimizer=optimizer,
         derivative=protocol.derivative, levels=protocol.levels, schedule=protocol.schedule,
@@ -251,8 +268,17 @@ def success_by_distance(trials: pd.DataFrame, edges: Sequence[float]) -> pd.Data
     """`success_table` of starts binned by their mTRE, with columns from_mm and to_mm.
 
     Bins without a start are left out.
+
+    Raises:
+        ConfigError: a start lies outside of all bins.
     """
-    where = pd.cut(trials["start_mtre_mm"], list(edges), labels=False)
+    where = pd.cut(trials["start_mtre_mm"], list(edges), labels=False, include_lowest=True)
+    if where.isna().any():
+        raise ConfigError(
+            f"{int(where.isna().sum())} starts lie outside of {edges[0]:g} to {edges[-1]:g} mm; "
+            f"they reach from {trials['start_mtre_mm'].min():g} to "
+            f"{trials['start_mtre_mm'].max():g}: widen the edges"
+        )
     tables = []
     for i, (low, high) in enumerate(itertools.pairwise(edges)):
         if (where == i).any():
@@ -269,7 +295,12 @@ def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         Columns `by`, criterion, successes, trials, rate_percent, low_percent, high_percent.
+
+    Raises:
+        ConfigError: `by` is one string, or names a column that is not there.
     """
+    if isinstance(by, str) or not set(by) <= set(trials.columns):
+        raise ConfigError(f"by is {by!r}; expected a list of columns, of {list(trials.columns)}")
     groups = trials.groupby(list(by), sort=False) if by else [((), trials)]
     rows = []
     for key, group in groups:
@@ -284,13 +315,17 @@ def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
 
 def _steps(result: RegistrationResult, protocol: Protocol) -> dict[str, Tensor]:
     """Steps until the end and until each threshold was passed, renders, per trial."""
-    losses = result.trace_loss
-    ran = torch.isfinite(losses).sum(dim=0)
+    count = torch.isfinite(result.trace_loss).cumsum(dim=0)  # of the start's own steps
+    ran = count[-1]
+    # A loss of a coarser level is not one of the image.
+    final = result.level == protocol.levels[-1][0]
+    losses = torch.where(final[:, None], result.trace_loss, torch.inf)
 
     def first(below: float) -> Tensor:
         hit = losses < below
-        step = hit.double().argmax(dim=0).double()
-        return torch.where(hit.any(dim=0), step, torch.nan)
+        row = hit.double().argmax(dim=0)
+        step = count.gather(0, row[None])[0] - 1
+        return torch.where(hit.any(dim=0), step.double(), torch.nan)
 
     share = 13 if protocol.derivative == "finite" else 1
     steps = dict(steps=ran, renders=share * ran, steps_loss=first(1e-6))

@@ -145,7 +145,8 @@ def _status(name: str) -> int:
 
 def _digits(value: float, n: int) -> str:
     """At least n digits, without an exponent for large numbers."""
-    return f"{value:.{n}g}" if value < 10**n else f"{value:.0f}"
+    text = f"{value:.{n}g}"
+    return f"{value:.0f}" if "e+" in text else text
 
 
 def _without(status: str) -> Timing:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "drrlib"
 # One tuple per layer, left to right; modules of one layer do not import each other.
 # A module split from `dicom` is named dicom_*.py (or lies in dicom/) and belongs to its layer.
 LAYERS = [
-    ("errors", "progress"),
+    ("errors", "progress", "atomic"),
     ("paper", "se3", "volume", "projectors"),
     ("carm", "dicom", "nifti", "phantoms"),
     ("readers",),

@@ -77,7 +77,13 @@ def stray_files(folder: Path, notebooks: list[str]) -> list[str]:
     """Files that belong to no notebook; the report page and executed copies are not committed."""
     made_here = {"report.html", "notebooks"}
     names = sorted(path.name for path in folder.iterdir() if path.name not in made_here)
-    return [name for name in names if name.split(".")[0] not in notebooks]
+    # A notebook with other data writes under its name and a suffix, with a record of its own.
+    kept = [
+        path.name.removesuffix(".run.json")
+        for path in folder.glob("*.run.json")
+        if any(path.name.startswith(name + "_") for name in notebooks)
+    ]
+    return [name for name in names if name.split(".")[0] not in [*notebooks, *kept]]
 
 
 def broken_links(page: Path) -> list[str]:

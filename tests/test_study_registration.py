@@ -67,11 +67,23 @@ def test_records_agree_with_their_own_poses(table):
 
 def test_steps_are_those_of_the_traces(table):
     assert (table["renders"] == table["steps"]).all() and (table["steps"] <= 30).all()
-    for _, row in table.iterrows():
-        assert [c for c in table if c.startswith("loss_")] == ["loss_0", "loss_10", "loss_20"]
-        below = [k for k in (0, 10, 20) if row[f"loss_{k}"] < 1e-3]
-        if below:
-            assert row["steps_zncc"] <= below[0]
+    assert [c for c in table if c.startswith("loss_")] == ["loss_0", "loss_10", "loss_20"]
+    fine = registration_trials(SMALL.with_(trace=1, levels=((1, 80),)).config(), range(4))
+    passed = 0
+    for _, row in fine.iterrows():
+        below = [k for k in range(80) if row[f"loss_{k}"] < 1e-3]
+        assert row["steps_zncc"] == below[0] if below else math.isnan(row["steps_zncc"])
+        passed += bool(below)
+    assert passed
+
+
+def test_steps_count_over_levels_but_judge_the_last():
+    two = SMALL.with_(pixels=48, levels=((2, 10), (1, 60)), trace=0)
+    table = registration_trials(two.config(), range(3))
+    assert (table["steps"] <= 70).all() and table["steps_zncc"].notna().any()
+    assert (table["steps_zncc"].dropna() >= 10).all()
+    with pytest.raises(ConfigError, match="trace is 5 with 2 levels"):
+        registration_trials(two.with_(trace=5).config(), [0])
 
 
 def test_a_trial_is_the_same_alone(table):
@@ -139,6 +151,11 @@ def test_success_table_by_hand():
         [10, 1, 2],
         [20, 0, 1],
     ]
+    assert success_by_distance(trials, [5, 25])["trials"].tolist() == [4, 4, 4]
+    with pytest.raises(ConfigError, match="2 starts lie outside of 10 to 20"):
+        success_by_distance(trials, [10, 20])
+    with pytest.raises(ConfigError, match="list of columns"):
+        success_table(trials, "optimizer")
 
 
 def test_rates_are_scored_by_what_they_reach():
@@ -157,6 +174,10 @@ def test_bad_input_is_named():
         Protocol.of({"pixel": 3})
     with pytest.raises(ConfigError, match="adam"):
         registration_trials(SMALL.with_(optimizer="sgd").config(), [0])
+    with pytest.raises(ConfigError, match="rates are given for optimizer 'powell'"):
+        registration_trials(SMALL.with_(optimizer="powell", rates=(1.0, 1.0)).config(), [0])
+    with pytest.raises(ConfigError, match="plastic_skull"):
+        load_volume("no_such_thing", 2.0)
 
 
 def test_a_data_set_is_averaged_to_the_voxel_size(real_data):

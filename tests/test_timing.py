@@ -71,6 +71,7 @@ def test_times_are_printed_without_exponents():
     assert str(Timing(1234.5, 5.678, 15, "measured")) == "1234 ± 5.7"
     assert str(Timing(7450.0, 646.6, 15, "measured")) == "7450 ± 647"
     assert str(Timing(21.24, 2.861, 15, "measured")) == "21.2 ± 2.9"
+    assert str(Timing(999.6, 99.7, 15, "measured")) == "1000 ± 100"
 
 
 def test_paper_times_are_table_1():
