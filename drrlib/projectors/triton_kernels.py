@@ -23,9 +23,15 @@ import triton
 import triton.language as tl
 
 
+# Not worth a kernel of their own for values of 1 or multiples of 16.
+SIZES = ("batch", "tiles", "height", "width", "row0", "col0", "rows", "cols")
+
+
 def kernel(function):
     """Compile for the GPU; the shape-checking wrapper of tests is taken off first."""
-    return triton.jit(inspect.unwrap(function))
+    function = inspect.unwrap(function)
+    sizes = [name for name in SIZES if name in inspect.signature(function).parameters]
+    return triton.jit(function, do_not_specialize=sizes)
 
 
 @kernel
@@ -41,32 +47,44 @@ def from_axes(a0, a1, xa, xb, xc):
 
 
 @kernel
-def pixel(tile, along_rows, rows, cols, ray, RAYS: tl.constexpr, LONG: tl.constexpr):
-    """Row and column in a window, and whether it has them: tiles of LONG x RAYS / LONG pixels.
+def place(
+    frames, batch, tiles, row0, col0, rows, cols, ray,
+    EXPLICIT: tl.constexpr, RAYS: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """Pose, row and column of every ray of this program, and whether there is such a pixel.
 
-    The long side, along which lanes are counted, follows the contiguous voxel axis.
+    A tile has LONG x RAYS / LONG pixels of one pose. Its long side, along which rays are counted,
+    follows the contiguous voxel axis, so that neighbours find their voxels in one cache line.
     """
-    SHORT: tl.constexpr = RAYS // LONG
-    high = tl.where(along_rows, LONG, SHORT)
-    wide = tl.where(along_rows, SHORT, LONG)
-    across = (cols + wide - 1) // wide
-    i = (tile // across) * high + tl.where(along_rows, ray % LONG, ray // LONG)
-    j = (tile % across) * wide + tl.where(along_rows, ray // LONG, ray % LONG)
-    return i, j, (i < rows) & (j < cols)
+    if EXPLICIT:
+        pose = tl.program_id(0).to(tl.int64) * RAYS + ray
+        i, j, present = ray * 0, ray * 0, pose < batch
+        pose = tl.minimum(pose, batch - 1)
+    else:
+        SHORT: tl.constexpr = RAYS // LONG
+        pose = (tl.program_id(0) // tiles).to(tl.int64)
+        tile = tl.program_id(0) % tiles
+        frame = frames + pose * 12
+        by_rows = tl.abs(tl.load(frame + 11)) >= tl.abs(tl.load(frame + 8))
+        high, wide = tl.where(by_rows, LONG, SHORT), tl.where(by_rows, SHORT, LONG)
+        across = (cols + wide - 1) // wide
+        along, beside = ray % LONG, ray // LONG
+        i = (tile // across) * high + tl.where(by_rows, along, beside)
+        j = (tile % across) * wide + tl.where(by_rows, beside, along)
+        present = (i < rows) & (j < cols)
+        i, j = row0 + i, col0 + j
+    return pose, i, j, present
 
 
 @kernel
-def ends(frames, geometry, pose, i, j, EXPLICIT: tl.constexpr):
+def ends(frames, geometry, pose, i, j):
     """Source s and direction d in padded coordinates, float64; step 1."""
     frame = frames + pose * 12
-    p0, p1, p2 = tl.load(frame + 3), tl.load(frame + 4), tl.load(frame + 5)
     s0, s1, s2 = tl.load(frame), tl.load(frame + 1), tl.load(frame + 2)
-    d0, d1, d2 = p0 - s0, p1 - s1, p2 - s2
-    if not EXPLICIT:
-        column, row = j.to(tl.float64) + 0.5, i.to(tl.float64) + 0.5
-        d0 = d0 + column * tl.load(frame + 6) + row * tl.load(frame + 9)
-        d1 = d1 + column * tl.load(frame + 7) + row * tl.load(frame + 10)
-        d2 = d2 + column * tl.load(frame + 8) + row * tl.load(frame + 11)
+    column, row = j.to(tl.float64) + 0.5, i.to(tl.float64) + 0.5
+    d0 = column * tl.load(frame + 6) + row * tl.load(frame + 9) + (tl.load(frame + 3) - s0)
+    d1 = column * tl.load(frame + 7) + row * tl.load(frame + 10) + (tl.load(frame + 4) - s1)
+    d2 = column * tl.load(frame + 8) + row * tl.load(frame + 11) + (tl.load(frame + 5) - s2)
     s0 = s0 + (1.5 - tl.load(geometry))
     s1 = s1 + (1.5 - tl.load(geometry + 1))
     s2 = s2 + (1.5 - tl.load(geometry + 2))
@@ -266,24 +284,14 @@ def forward(
             GRADIENT.
         tiles: tiles of a pose; a pose that needs fewer finds the rest empty.
         row0, col0, rows, cols: the window.
-        EXPLICIT: detectors are single pixels without extent, one ray per pose.
+        EXPLICIT: detectors are single pixels; a program takes those of RAYS poses.
     """
     lane = tl.arange(0, RAYS * SPLIT)
-    ray, slab = lane % RAYS, lane // RAYS
-    if EXPLICIT:
-        pose = tl.program_id(0).to(tl.int64) * RAYS + ray
-        present = pose < batch
-        pose = tl.minimum(pose, batch - 1)
-        i, j = ray * 0, ray * 0
-    else:
-        pose = (tl.program_id(0) // tiles).to(tl.int64)
-        along_rows = tl.abs(tl.load(frames + pose * 12 + 11)) >= tl.abs(
-            tl.load(frames + pose * 12 + 8)
-        )
-        tile = tl.program_id(0) % tiles
-        i, j, present = pixel(tile, along_rows, rows, cols, ray, RAYS, LONG)
-        i, j = row0 + i, col0 + j
-    s, d = ends(frames, geometry, pose, i, j, EXPLICIT)
+    slab = lane // RAYS
+    pose, i, j, present = place(
+        frames, batch, tiles, row0, col0, rows, cols, lane % RAYS, EXPLICIT, RAYS, LONG
+    )
+    s, d = ends(frames, geometry, pose, i, j)
     axes, first, last, span, steps, line = trace(s, d, geometry, JOSEPH)
     last = tl.where(present, last, first)
 
