@@ -118,14 +118,14 @@ def register(
     levels = _check_levels(levels, carm)
     loss_of, optimizer = get_loss(loss), get_optimizer(optimizer)
     full = DRR(volume, carm, method=method, backend=backend)
-    search = _Search(start.detach().to(torch.float64).reshape(-1, 6).clone())
+    search = _Search(start.detach().to("cpu", torch.float64).reshape(-1, 6).clone())
     bar = tqdm(
         total=sum(steps for _, steps in levels), disable=not progress or _hidden(), unit="step"
     )
     renders: dict[int, int] = {}
     for index, (binning, steps) in enumerate(levels):
         drr = full.with_carm(carm.downsample(binning))
-        image = avg_pool2d(fixed, binning).to(volume.mu)
+        image = avg_pool2d(fixed, binning).to(full.grid.mu.device, full.grid.dtype)
         last = index == len(levels) - 1
         search.enter(binning)
         state = optimizer.init(search.eta)
@@ -138,7 +138,8 @@ def register(
             value = loss_of(image, drr(drr.pose(eta)))
             (slope,) = torch.autograd.grad(value.sum(), eta)
             renders[binning] = renders.get(binning, 0) + len(active)
-            keep = search.record(active, value.detach().double(), slope, last, threshold, patience)
+            value = value.detach().to(eta)  # starts stay on the CPU, images where the volume is
+            keep = search.record(active, value, slope, last, threshold, patience)
             scale = binning / levels[0][0] * (_rate(step, steps) if schedule == "cosine" else 1.0)
             eta, state = optimizer.step(eta.detach()[keep], slope[keep], state.select(keep), scale)
             search.eta[active[keep]] = eta
