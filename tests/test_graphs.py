@@ -66,8 +66,9 @@ def test_an_iteration_moves_nothing_between_host_and_device(optimizer):
     drr.backend, drr._center = "cuda", drr._center.to("meta")
     drr.grid = copy.copy(drr.grid)
     drr.grid.mu = drr.grid.mu.to("meta")
-    drr.grid._padded = (drr.grid.mu._version, copy.copy(drr.grid._padded[1]))
-    for thing in (drr.grid, drr.grid._padded[1]):
+    drr.grid._padded = copy.copy(drr.grid._padded)
+    drr.grid._padded.version = drr.grid.mu._version
+    for thing in (drr.grid, drr.grid._padded):
         for name, x in vars(thing).items():
             if isinstance(x, torch.Tensor):
                 setattr(thing, name, x.to("meta"))

@@ -1,7 +1,8 @@
 """The CUDA backend as PyTorch sees it: operators with their gradients, and launches.
 
-Two operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as they
-are. Kernels run on the device and the current stream of their tensors; Triton is first imported
+Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
+they are. (A compiled function is cut in two where the volume is asked whether it has changed;
+`fullgraph=True` is refused there.) Kernels run on the device and the current stream of their tensors; Triton is first imported
 by the first launch. With TRITON_INTERPRET=1 the same kernels take CPU tensors, slowly, for tests.
 """
 

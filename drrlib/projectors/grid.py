@@ -53,7 +53,7 @@ class Grid:
         self.affine = affine
         self.voxel_from_world = torch.linalg.inv(affine)
         self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
-        self._padded: tuple[int, Padded] | None = None
+        self._padded: Padded | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -77,10 +77,9 @@ class Grid:
 
     def padded(self) -> "Padded":
         """The support of `mu` inside a shell of zeros, for the kernels; cached."""
-        version = self.mu._version
-        if self._padded is None or self._padded[0] != version:
-            self._padded = (version, Padded(self.mu.detach(), self.metric))
-        return self._padded[1]
+        if self._padded is None or self._padded.version != self.mu._version:
+            self._padded = Padded(self.mu.detach(), self.metric)
+        return self._padded
 
 
 class Padded:
@@ -96,9 +95,11 @@ class Padded:
         count: number of voxels of the box, int64 [3].
         geometry: lower, count and the metric [3, 3] in one tensor [15], float64, on the device.
         whole: the same for the box of all voxels of `mu`.
+        version: of `mu`, as torch counts its changes in place.
     """
 
     def __init__(self, mu: Float[Tensor, "x y z"], metric: Float[Tensor, "3 3"]):
+        self.version = mu._version
         lower, upper = _support(mu)
         box = mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
         size = [n + 3 for n in box.shape]

@@ -178,11 +178,11 @@ def siddon_slab(k, span, steps, line):
 def siddon_sums(mu, k, inside, span, steps, line):
     """Step 5 in slab k: what it adds to (S, Ay, By, Az, Bz)."""
     t0, ta, tb, t1, i0, i1, i2, ty, tz, cross_y, cross_z = siddon_slab(k, span, steps, line)
-    any_, both = cross_y | cross_z, cross_y & cross_z
+    once, both = inside & (cross_y | cross_z), inside & cross_y & cross_z
     v0 = tl.load(mu + i0, mask=inside, other=0.0).to(tl.float32)
-    v1 = tl.load(mu + i1, mask=inside & any_, other=0.0).to(tl.float32)
-    v2 = tl.load(mu + i2, mask=inside & both, other=0.0).to(tl.float32)
-    v1 = tl.where(any_, v1, v0)
+    v1 = tl.load(mu + i1, mask=once).to(tl.float32)
+    v2 = tl.load(mu + i2, mask=both).to(tl.float32)
+    v1 = tl.where(once, v1, v0)
     v2 = tl.where(both, v2, v1)
     total = v0 * (ta - t0) + v1 * (tb - ta) + v2 * (t1 - tb)
     e0, e1 = v0 - v1, v1 - v2
