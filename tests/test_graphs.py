@@ -16,7 +16,8 @@ from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
 
 TRUTH = torch.tensor([[0.21, 0.37, -0.12, 1.0, -2.0, 0.7]], dtype=torch.float64)
-STARTS = TRUTH + torch.tensor([[0.05, -0.04, 0.03, 1.0, -0.5, 1.5], [0.0, 0.0, 0.06, 0.0, 2.0, 0.0]])
+OFFSETS = [[0.05, -0.04, 0.03, 1.0, -0.5, 1.5], [0.0, 0.0, 0.06, 0.0, 2.0, 0.0]]
+STARTS = TRUTH + torch.tensor(OFFSETS, dtype=torch.float64)
 
 
 def _scene(backend="cpu", n=12):

@@ -2,8 +2,9 @@
 
 Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
 they are. (A compiled function is cut in two where the volume is asked whether it has changed;
-`fullgraph=True` is refused there.) Kernels run on the device and the current stream of their tensors; Triton is first imported
-by the first launch. With TRITON_INTERPRET=1 the same kernels take CPU tensors, slowly, for tests.
+`fullgraph=True` is refused there.) Kernels run on the device of their tensors and on its current
+stream. Triton is first imported by the first launch. With TRITON_INTERPRET=1 the same kernels take
+CPU tensors, slowly, for tests.
 """
 
 import contextlib
@@ -23,7 +24,9 @@ from drrlib.projectors.grid import MOST_VOXELS, Grid
 _PART = 0.5
 _SMALL = 2**26  # [bytes] that are never worth the question how much is free
 _LANES = 2**17  # enough to fill a large GPU
-_ANY = {"enable_fp_fusion": True}  # fused multiply-add, whatever Triton's default
+_LONG = 16  # pixels along the long side of a tile
+UNROLL = 2  # slabs in one turn of the loop: their loads do not wait for each other
+REDUCE = {"BLOCK": 64, "num_warps": 1, "enable_fp_fusion": True}
 
 
 def available(device: torch.device) -> str | None:
@@ -243,7 +246,11 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-_LONG = 16
+def program(rays: int, split: int) -> dict[str, object]:
+    """Constants of a program with so many rays and lanes for each, one lane to a thread."""
+    warps = rays * split // 32
+    # Fused multiply-add, whatever the default of this Triton is.
+    return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
 
 
 def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep) -> None:
@@ -262,8 +269,8 @@ def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
             mu=values, geometry=geometry, frames=frames.contiguous(), image=image, sums=sums,
             batch=batch, tiles=tiles, height=height, width=width,
             row0=row0, col0=col0, rows=rows, cols=cols,
-            JOSEPH=joseph, GRADIENT=keep, EXPLICIT=explicit,
-            RAYS=rays, LONG=_LONG, SPLIT=split, UNROLL=2, num_warps=rays * split // 32, **_ANY,
+            JOSEPH=joseph, GRADIENT=keep, EXPLICIT=explicit, UNROLL=UNROLL,
+            **program(rays, split),
         )  # fmt: skip
 
 
@@ -281,8 +288,7 @@ def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
         triton_adjoint.adjoint[(programs,)](
             grad=grad, geometry=whole, frames=frames.contiguous(), scale=scale, out=out,
             batch=batch, tiles=tiles, height=height, width=width,
-            JOSEPH=joseph, FIXED=fixed, EXPLICIT=explicit,
-            RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=rays * split // 32, **_ANY,
+            JOSEPH=joseph, FIXED=fixed, EXPLICIT=explicit, **program(rays, split),
         )  # fmt: skip
 
 
@@ -298,7 +304,6 @@ def _reduce(grad: Tensor, sums: Tensor) -> Tensor:
     if batch:
         with _on(grad.device):
             triton_adjoint.reduce[(batch * height,)](
-                grad=grad, sums=sums, out=out, height=height, width=width, BLOCK=128,
-                num_warps=1, **_ANY,
-            )  # fmt: skip
+                grad=grad, sums=sums, out=out, height=height, width=width, **REDUCE
+            )
     return out.sum(dim=1)

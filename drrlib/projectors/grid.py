@@ -37,7 +37,8 @@ class Grid:
             raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
         if mu.dtype not in (torch.float32, torch.float64, *HALF):
             raise DtypeError(
-                f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: convert it"
+                f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: "
+                "convert it"
             )
         if tuple(affine.shape) != (4, 4):
             raise ShapeError(f"affine has shape {tuple(affine.shape)}; expected (4, 4)")

@@ -22,7 +22,6 @@ import inspect
 import triton
 import triton.language as tl
 
-
 # Not worth a kernel of their own for values of 1 or multiples of 16.
 SIZES = ("batch", "tiles", "height", "width", "row0", "col0", "rows", "cols")
 

@@ -261,9 +261,7 @@ def test_endpoint_gradients_agree(backend, method):
         points = [grid.to_voxel(v.source), grid.to_voxel(v.corner)]
         steps = [grid.to_voxel_step(v.col_step), grid.to_voxel_step(v.row_step)]
         frames = torch.cat(points + steps, dim=-1)
-        found = endpoint_gradients(
-            grid, frames, v.height, v.width, method=method, backend=choice
-        )
+        found = endpoint_gradients(grid, frames, v.height, v.width, method=method, backend=choice)
         results.append([x.cpu() for x in found])
     assert worst(results[0][0], results[1][0]) < IMAGE
     assert outside_band(results[0][1], results[1][1], 1e-4) <= 0.005

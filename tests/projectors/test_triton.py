@@ -1,0 +1,110 @@
+"""The Triton kernels without a GPU: interpreted, and compiled but not run.
+
+Tests marked gpu(interpreter=True), in other files, run on a GPU where there is one, and otherwise
+in the process with TRITON_INTERPRET=1 that `test_in_the_interpreter` starts.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from drrlib.projectors import cuda
+from helpers import interpreted
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("backend", ["cuda"])
+def test_in_the_interpreter(backend):
+    """All scenes of test_backends.py, and what is below, on the CPU in Triton's interpreter."""
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here: the same tests run on it, compiled")
+    if interpreted():
+        pytest.skip("TRITON_INTERPRET=1 is set: this process is the interpreter")
+    pytest.importorskip("triton", reason="Triton is not installed: no kernels to interpret")
+    files = ["projectors/test_backends.py", "projectors/test_cuda.py", "test_drr.py"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+        + [f"tests/{name}" for name in [*files, "test_graphs.py"]],
+        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", run.stdout).group(1))
+    print(f"{passed} tests of the kernels passed in the interpreter")
+    assert passed > 100
+
+
+# --- compiled, not run
+
+
+def _variants():
+    """(name, kernel, constants, type of voxels): what `cuda` can launch."""
+    from drrlib.projectors import triton_adjoint, triton_kernels
+
+    programs = {cuda.tiling(h, h) for h in (64, 256, 1024)}
+    for joseph in (False, True):
+        method = "joseph" if joseph else "siddon"
+        for rays, split, explicit in [*((*p, False) for p in programs), (*cuda.tiling(1, 1), True)]:
+            shape = {"JOSEPH": joseph, "EXPLICIT": explicit, **cuda.program(rays, split)}
+            place = f"{method}, {'explicit, ' if explicit else ''}{rays} rays x {split}"
+            types = ("fp32", "fp16", "bf16") if split == 1 else ("fp32",)
+            for gradient in (False, True):
+                constants = {**shape, "GRADIENT": gradient, "UNROLL": cuda.UNROLL}
+                for voxel in types:
+                    name = f"forward {place}{', gradient' if gradient else ''}, {voxel}"
+                    yield name, triton_kernels.forward, constants, voxel
+            for fixed in (False, True):
+                name = f"adjoint {place}{', fixed' if fixed else ''}"
+                out = "i64" if fixed else "fp32"
+                yield name, triton_adjoint.adjoint, {**shape, "FIXED": fixed}, out
+    yield "reduce", triton_adjoint.reduce, cuda.REDUCE, "fp64"
+
+
+def _resources(kernel, constants, voxel, capability, folder):
+    """Registers, and bytes of stack and of local memory that a thread takes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    double = ("geometry", "frames", "scale")
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in ("batch", "tiles", "height", "width", "row0", "col0", "rows", "cols"):
+            signature[name] = "i32"
+        elif name in double:
+            signature[name] = "*fp64"
+        else:
+            typed = "mu" if "mu" in kernel.arg_names else "out"
+            signature[name] = f"*{voxel}" if name == typed else "*fp32"
+    options = {name: constants[name] for name in constants if name not in kernel.arg_names}
+    values = {name: x for name, x in constants.items() if name in kernel.arg_names}
+    source = ASTSource(kernel, signature, values)
+    done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(done.asm["cubin"])
+    dump = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True)
+    found = re.search(rb"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump.stdout)
+    assert found, dump.stdout + dump.stderr
+    return tuple(map(int, found.groups()))
+
+
+@pytest.mark.parametrize("capability", [75, 90])
+def test_every_variant_compiles_without_spills(tmp_path, capability):
+    """sm_75 is a T4, sm_90 an H100 or H200. A spilled register shows as local memory."""
+    if interpreted():
+        pytest.skip("TRITON_INTERPRET=1 is set: nothing is compiled")
+    pytest.importorskip("triton", reason="Triton is not installed: no kernels to compile")
+    for name, kernel, constants, voxel in _variants():
+        registers, stack, local = _resources(kernel, constants, voxel, capability, tmp_path)
+        print(f"sm_{capability}  {registers:3d} registers  {name}")
+        assert stack == 0 and local == 0, name
+        # Of 65536 in a multiprocessor: at least 768 threads of a T4's 1024 stay in flight.
+        assert registers <= 80, name
