@@ -23,6 +23,7 @@ from drrlib.projectors.grid import MOST_VOXELS, Grid
 # Sums are kept for the backward pass while they take less than this part of the free memory.
 _PART = 0.5
 _SMALL = 2**26  # [bytes] that are never worth the question how much is free
+_OLDEST = (7, 5)
 _LANES = 2**17  # enough to fill a large GPU
 _LONG = 16  # pixels along the long side of a tile
 UNROLL = 2  # slabs in one turn of the loop: their loads do not wait for each other
@@ -35,6 +36,8 @@ def available(device: torch.device) -> str | None:
         return "Triton is not installed (pip install triton; Linux only)"
     if device.type != "cuda" and not interpreted():
         return f"the volume is on {device}: move it with volume.to('cuda')"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
+        return "Triton needs a GPU of compute capability 7.5 (T4) or later"
     return None
 
 
@@ -168,11 +171,13 @@ def cuda_volume_gradient(
         )
     fixed = torch.are_deterministic_algorithms_enabled()
     out = grad.new_zeros(padded, dtype=torch.int64 if fixed else torch.float32)
-    # No voxel gets more than sum |grad| times the longest way through a slab, which is less than
-    # sqrt(3) times the Frobenius norm of the affine: in units of 1 / scale, below 2^62.
-    metric = whole[6:].reshape(3, 3)
-    most = grad.abs().sum(dtype=torch.float64) * (3 * metric.trace()).sqrt()
-    scale = 2.0**62 / most.clamp_min(1e-300)
+    scale = whole.new_ones(())
+    if fixed:
+        # No voxel gets more than sum |grad| times the longest way through a slab, which is less
+        # than sqrt(3) times the Frobenius norm of the affine: in units of 1 / scale, below 2^62.
+        metric = whole[6:].reshape(3, 3)
+        most = grad.abs().sum(dtype=torch.float64) * (3 * metric.trace()).sqrt()
+        scale = 2.0**62 / most.clamp_min(1e-280)
     _launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
     out = out[1:-2, 1:-2, 1:-2]
     return (out / scale).float() if fixed else out.contiguous()

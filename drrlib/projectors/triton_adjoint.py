@@ -33,6 +33,7 @@ def spread_slab(
     out, k, inside, value, scale, span, steps, line, JOSEPH: tl.constexpr, FIXED: tl.constexpr
 ):
     """Add value x weight to the voxels that slab k reads, in the flat padded array `out`."""
+    value = tl.where(inside, value, 0.0)  # lengths past the end have no meaning
     if JOSEPH:
         _, i, wy, wz = joseph_cell(k, steps, line)
         weight = value * joseph_weight(k, span)

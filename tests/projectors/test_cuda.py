@@ -1,7 +1,10 @@
 """The CUDA backend on a GPU, or in Triton's interpreter (see test_triton.py): what PyTorch asks of
 it, memory, devices. Its values and gradients are judged in test_backends.py."""
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +18,6 @@ from helpers import (
     GENERIC_VIEWS,
     KERNELS,
     affine,
-    interpreted,
     outside_band,
     placed,
     random_volume,
@@ -42,7 +44,7 @@ def test_every_tiling_agrees(monkeypatch, tiling, method):
     """Also those that the small scenes here would not choose, upright and lying."""
     assert tiling in {cuda.tiling(h, h) for h in (64, 256, 1024)}
     monkeypatch.setattr(cuda, "tiling", lambda height, width: tiling)
-    for v in (GENERIC_VIEWS["oblique"], view(1.36, 0.31, (17, 5))):
+    for v in (GENERIC_VIEWS["oblique"], view(1.36, 0.31, (17, 5), offset=(0.23, 0.11, 0.47))):
         results = []
         for mu, choice in (
             (placed(random_volume(), "cuda"), "cuda"),
@@ -99,22 +101,38 @@ def test_operators_are_what_torch_asks_of_them():
         slope.sum().backward()
 
 
+# By itself: torch.compile cannot trace the wrappers that check shapes in tests.
+COMPILED = """
+import torch
+from drrlib.projectors import Grid, project
+from helpers import affine, interpreted, placed, random_volume, view
+
+mu, v = placed(random_volume((8, 9, 7)), "cuda"), view(0.21, 0.37, (6, 5))
+grid = Grid(mu, affine(size=(8, 9, 7)))
+
+def energy(source):
+    return project(grid, source, *v.frame[1:], 6, 5, backend="cuda").square().sum()
+
+compiled = torch.compile(energy, backend="aot_eager" if interpreted() else "inductor")
+source = placed(v.source, "cuda").clone().requires_grad_()
+for factor in (1.0, 3.0):
+    mu.mul_(factor)
+    values = compiled(source), energy(source)
+    slopes = [torch.autograd.grad(x, source)[0] for x in values]
+    assert values[1] > 0
+    torch.testing.assert_close(*values, rtol=1e-5, atol=0)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
+print("agrees", torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0)
+"""
+
+
 @triton_runs
 def test_compiled_function_gives_the_same_and_sees_a_changed_volume():
-    mu, v = placed(random_volume((8, 9, 7)), "cuda"), view(0.21, 0.37, (6, 5))
-    grid = Grid(mu, affine(size=(8, 9, 7)))
-
-    def energy(source):
-        return project(grid, source, *v.frame[1:], 6, 5, backend="cuda").square().sum()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(energy, backend="aot_eager" if interpreted() else "inductor")
-    source = placed(v.source, "cuda").clone().requires_grad_()
-    for factor in (1.0, 3.0):
-        mu.mul_(factor)
-        values = compiled(source), energy(source)
-        slopes = [torch.autograd.grad(x, source)[0] for x in values]
-        assert torch.allclose(*values, rtol=1e-5) and torch.allclose(*slopes, rtol=1e-4)
+    tests = Path(__file__).resolve().parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILED], cwd=tests, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "agrees True", run.stderr[-3000:]
 
 
 @triton_runs
@@ -214,7 +232,7 @@ def test_registration_takes_a_volume_on_the_gpu():
         mu = placed(random_volume(size), backend)
         volume = Volume(mu, affine((2.0, 1.5, 2.5), size, (5.0, 1.0, -3.0)))
         fixed = torch.cos(torch.arange(144.0)).reshape(12, 12)
-        start, levels = torch.zeros(2, 6), ((1, 3),)
+        start, levels = torch.zeros(2, 6), ((1, 2),)
         found.append(register(fixed, volume, carm, start, levels=levels, backend=backend))
     assert torch.allclose(found[0].trace_loss, found[1].trace_loss, atol=1e-5)
     assert torch.allclose(found[0].eta, found[1].eta, atol=1e-4)
