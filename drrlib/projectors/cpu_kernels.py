@@ -206,7 +206,8 @@ def joseph_range(span, cut):
     low_weight, high_weight = 0.0, 0.0
     if cut[0]:
         first = int(np.floor(lo)) + 1
-        low_weight = min(hi, first) - lo
+        # Where the ray leaves sideways, the sample of its last slab still counts as a whole.
+        low_weight = (min(hi, first) if cut[1] else first) - lo
     if cut[1]:
         last = int(np.floor(hi))
         if not (cut[0] and hi <= first):

@@ -68,7 +68,7 @@ def adjoint(
         frames, batch, tiles, 0, 0, height, width, lane % RAYS, EXPLICIT, RAYS, LONG
     )
     s, d = ends(frames, geometry, pose, i, j)
-    axes, first, last, span, steps, line = trace(s, d, geometry, JOSEPH)
+    axes, first, last, span, _, steps, line = trace(s, d, geometry, JOSEPH)
     g = tl.load(grad + (pose * height * width + (i * width + j)), mask=present, other=0.0)
     hit = present & (first < last) & (g != 0.0)
     da, _, _ = to_axes(axes[0], axes[1], d[0], d[1], d[2])

@@ -11,8 +11,7 @@ What differs:
 - Positions, and the line over its dominant axis, are computed in float64 and then rounded, as on
   the CPU; the rest is float32, also where the volume is float16 or bfloat16. A bfloat16 is only
   ever loaded and widened, which is a shift: GPUs without bfloat16 arithmetic (sm_75) can do it.
-- Both ends of the segment cut the slab that holds them; whether they do is a comparison of
-  numbers (start > first) instead of a flag.
+- Joseph's cut slabs are in the same loop as the whole ones, with their weight.
 
 `geometry` holds 15 float64 numbers: lower [3], count [3], metric [3, 3] of `grid.Padded`.
 """
@@ -106,9 +105,9 @@ def trace(s, d, geometry, JOSEPH: tl.constexpr):
     """The ray over its dominant axis, and the slabs that it walks; Joseph step 1.
 
     Returns: the dominant axis (is it x, is it y); the slabs first .. last - 1, none where the
-    ray misses; lo, hi, the ends of the segment where it ends inside them; the strides of the
-    three axes, dominant first; the line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse of
-    a slope of 0.
+    ray misses; lo, hi, where the segment cuts them, and whether it ends there; the strides of
+    the three axes, dominant first; the line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse
+    of a slope of 0.
     """
     size0, size1, size2 = tl.abs(d[0]), tl.abs(d[1]), tl.abs(d[2])
     a0 = (size0 >= size1) & (size0 >= size2)
@@ -139,8 +138,10 @@ def trace(s, d, geometry, JOSEPH: tl.constexpr):
     else:
         low, high = tl.floor(tl.maximum(lo, start)), tl.ceil(tl.minimum(hi, end))
     low, high = tl.where(hit, low, 1.0), tl.where(hit, high, 1.0)
+    first, last = low.to(tl.int32), high.to(tl.int32)
     span = (tl.maximum(low, start), tl.minimum(high, end))
-    return (a0, a1), low.to(tl.int32), high.to(tl.int32), span, steps, (y0, my, iy, z0, mz, iz)
+    cut = ((start > lo) | (start > low), (end < hi) | (end < high))
+    return (a0, a1), first, last, span, cut, steps, (y0, my, iy, z0, mz, iz)
 
 
 @kernel
@@ -232,9 +233,9 @@ def joseph_sums(mu, k, inside, span, steps, line):
 
 
 @kernel
-def at_ends(mu, first, last, span, steps, line, JOSEPH: tl.constexpr):
+def at_ends(mu, first, last, span, cut, steps, line, JOSEPH: tl.constexpr):
     """Attenuation at the low and the high end of the segment, zero outside the grid."""
-    low, high = (span[0] > first) & (first < last), (span[1] < last) & (first < last)
+    low, high = cut[0] & (first < last), cut[1] & (first < last)
     if JOSEPH:
         low_value, _, _, _ = joseph_sample(mu, first, low, steps, line)
         high_value, _, _, _ = joseph_sample(mu, last - 1, high, steps, line)
@@ -291,7 +292,7 @@ def forward(
         frames, batch, tiles, row0, col0, rows, cols, lane % RAYS, EXPLICIT, RAYS, LONG
     )
     s, d = ends(frames, geometry, pose, i, j)
-    axes, first, last, span, steps, line = trace(s, d, geometry, JOSEPH)
+    axes, first, last, span, cut, steps, line = trace(s, d, geometry, JOSEPH)
     last = tl.where(present, last, first)
 
     total = tl.zeros([RAYS * SPLIT], tl.float32)
@@ -318,7 +319,7 @@ def forward(
     if GRADIENT:
         ay, by = add_lanes(ay, RAYS, SPLIT), add_lanes(by, RAYS, SPLIT)
         az, bz = add_lanes(az, RAYS, SPLIT), add_lanes(bz, RAYS, SPLIT)
-        low_value, high_value = at_ends(mu, first, last, span, steps, line, JOSEPH)
+        low_value, high_value = at_ends(mu, first, last, span, cut, steps, line, JOSEPH)
         at_source = tl.where(da > 0, low_value, high_value)
         at_target = tl.where(da > 0, high_value, low_value)
         # Minor axes from the sums, the dominant one from the two identities.

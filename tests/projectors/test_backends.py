@@ -96,11 +96,14 @@ def test_explicit_rays(backend, count, method):
     results = []
     for mu, choice in _both(backend):
         s, p = (x.clone().requires_grad_() for x in ends)
-        value = line_integrals(Grid(mu, affine()), s, p, method=method, backend=choice)
+        value = line_integrals(
+            Grid(mu.requires_grad_(), affine()), s, p, method=method, backend=choice
+        )
         (value * weights.to(value)).sum().backward()
-        results.append((value.detach().cpu(), s.grad, p.grad))
+        results.append((value.detach().cpu(), mu.grad.cpu(), s.grad, p.grad))
     assert worst(results[0][0], results[1][0]) < 1e-5
-    for ours, truth in zip(results[0][1:], results[1][1:], strict=True):
+    assert outside_band(results[0][1], results[1][1], VOLUME) <= 0.005
+    for ours, truth in zip(results[0][2:], results[1][2:], strict=True):
         rows = (ours - truth).norm(dim=1) / truth.norm(dim=1).clamp_min(0.01)
         assert (rows > 1e-3).double().mean() <= 0.02  # a ray may graze an edge
         assert torch.isfinite(ours).all()
@@ -148,6 +151,7 @@ EDGES = {
     "source inside": ((0.3, 0.4, 0.2), (30.0, 3.0, 1.0)),
     "both ends in one voxel": ((0.1, 0.2, 0.3), (0.7, 0.4, 0.6)),
     "both ends inside": ((-3.3, 0.4, 0.2), (4.6, 2.7, 1.3)),
+    "leaving sideways in the first slab": ((0.1, 7.7, 0.2), (30.0, 37.0, 1.0)),
     "no length": ((0.3, 0.4, 0.2), (0.3, 0.4, 0.2)),
 }
 
