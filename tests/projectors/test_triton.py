@@ -47,6 +47,55 @@ def test_in_the_interpreter(backend):
 # --- compiled, not run
 
 
+LAUNCHED = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from drrlib.projectors import Grid, cuda, triton_adjoint, triton_kernels
+from helpers import affine, random_volume
+
+
+class Driver:  # of a T4 that is not there
+    is_active = classmethod(lambda cls: True)
+    get_current_device = lambda self: 0
+    get_current_stream = lambda self, device: 0
+    get_current_target = lambda self: GPUTarget("cuda", 75, 32)
+
+
+class Compiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return lambda **given: print(self.kernel.warmup(grid=grid, **given).metadata.num_warps)
+
+
+driver.set_active(Driver())
+triton_kernels.forward = Compiled(triton_kernels.forward)
+triton_adjoint.adjoint = Compiled(triton_adjoint.adjoint)
+triton_adjoint.reduce = Compiled(triton_adjoint.reduce)
+grid = Grid(random_volume(), affine())
+padded, frames = grid.padded(), torch.zeros(3, 12, dtype=torch.float64)
+for size in ((13, 11), (1, 1)):
+    arguments = (grid.mu, padded.values, padded.geometry, padded.whole, frames, *size)
+    image, sums = cuda.cuda_project(*arguments, False, True, max(size))
+    cuda.cuda_frame_gradient(image, sums, padded.values, padded.geometry, frames, False)
+    cuda.cuda_volume_gradient(image, padded.whole, frames, [16, 16, 16], False)
+"""
+
+
+def test_launches_give_the_compiler_what_it_takes():
+    """Every launch with its real arguments, up to the point where a GPU would be asked."""
+    if interpreted() or torch.cuda.is_available():
+        pytest.skip("the kernels run in this process: nothing to rehearse")
+    pytest.importorskip("triton", reason="Triton is not installed: no kernels to compile")
+    run = subprocess.run(
+        [sys.executable, "-c", LAUNCHED], cwd=ROOT / "tests", capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["8", "1", "8", "4", "4"], run.stderr[-3000:]
+
+
 def _variants():
     """(name, kernel, constants, type of voxels): what `cuda` can launch."""
     from drrlib.projectors import triton_adjoint, triton_kernels
