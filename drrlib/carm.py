@@ -117,7 +117,8 @@ class CArm:
         isocenter = center.to(eta) + eta[..., 3:]
         source = isocenter - _double(self.sod, eta) * rotation[..., :, 2]
         top = torch.cat([rotation, source[..., None]], dim=-1)
-        bottom = eta.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
+        zero = torch.zeros_like(top[..., :1, :1])  # no numbers from the host: see `graphs`
+        bottom = torch.cat([zero, zero, zero, zero + 1], dim=-1)
         return torch.cat([top, bottom], dim=-2)
 
     def eta(
@@ -284,7 +285,10 @@ class CArm:
 
 
 def _double(value: Scalar, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    if isinstance(value, Tensor):
+        return value.to(like.device, torch.float64)
+    # Filled on the device; a copy from the host could not go into a CUDA graph.
+    return torch.full((), value, dtype=torch.float64, device=like.device)
 
 
 def _check_pose(pose: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class DRR:
         volume: Attenuation with its affine; `volume.mu` may require a gradient.
         carm: Intrinsics, whose lengths may require gradients.
         method: "siddon" (exact) or "joseph" (smooth in the pose, for second-order steps).
-        backend: "auto", "cpu" or "reference".
+        backend: "auto", "cpu", "cuda" or "reference".
         patch_size: Render square patches of so many pixels; changes memory, never the image.
 
     Raises:
@@ -43,6 +43,7 @@ class DRR:
         self.method, self.patch_size = method, patch_size
         self.grid = Grid(volume.mu, volume.affine)
         self.backend = choose_backend(self.grid, backend)
+        self._center = volume.center.to(self.grid.mu.device)
 
     def with_carm(self, carm: CArm) -> "DRR":
         """The same volume, prepared once, seen by another C-arm, such as a coarser detector."""
@@ -77,10 +78,11 @@ class DRR:
 
     def pose(self, eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta about this volume's centre; see `CArm.pose`."""
-        return self.carm.pose(eta, self.volume.center)
+        near = eta.device == self._center.device
+        return self.carm.pose(eta, self._center if near else self.volume.center)
 
     def __call__(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 1 height width"]:
-        """Line integrals [-] seen from each pose (world_from_camera).
+        """Line integrals [-] seen from each pose (world_from_camera), on the volume's device.
 
         Gradients: pose, the lengths of `carm`, `volume.mu`; first derivatives.
         """

@@ -72,7 +72,7 @@ class Optimizer:
         return State(zero, zero, torch.zeros(len(params), dtype=torch.long, device=params.device))
 
     def step(
-        self, params: Rows, grad: Rows, state: State, scale: float = 1.0
+        self, params: Rows, grad: Rows, state: State, scale: float | Tensor = 1.0
     ) -> tuple[Rows, State]:
         """New parameters and state; `scale` multiplies both rates, for schedules.
 
@@ -87,7 +87,9 @@ class Optimizer:
         sound = torch.isfinite(grad).all(dim=1)
         count = state.count + 1
         change, first, second = self.change(torch.nan_to_num(grad), state, count)
-        rates = params.new_tensor([self.lr_rotation] * 3 + [self.lr_translation] * 3)
+        # Filled on the device; a copy from the host could not go into a CUDA graph.
+        rates = params.new_full((6,), self.lr_translation)
+        rates[:3] = self.lr_rotation
         row = sound[:, None]
         moved = torch.where(row, params - scale * rates * change, params)
         return moved, State(

@@ -123,7 +123,7 @@ def register(
     began = time.perf_counter()
     if start.ndim not in (1, 2) or start.shape[-1] != 6 or start.numel() == 0:
         raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [n, 6], n >= 1")
-    start = start.detach().to(torch.float64).reshape(-1, 6)
+    start = start.detach().to("cpu", torch.float64).reshape(-1, 6)
     fixed = _check_fixed(fixed, carm, len(start))
     for name, given, known in (
         ("schedule", schedule, ("cosine", "constant")),
@@ -138,7 +138,7 @@ def register(
     bar = progress_bar(sum(steps for _, steps in levels), "step", progress)
     renders: dict[int, int] = {}
     for index, (binning, steps) in enumerate(levels):
-        image = avg_pool2d(fixed, binning).to(volume.mu)
+        image = avg_pool2d(fixed, binning).to(full.grid.mu.device, full.grid.dtype)
         objective = _Objective(full.with_carm(carm.downsample(binning)), image, loss_of)
         search.enter(binning, last=index == len(levels) - 1)
         if isinstance(optimizer, GradientFree):
@@ -191,6 +191,7 @@ class _Objective:
     def slope(self, eta: Float[Tensor, "m 6"], active: Int[Tensor, " m"]):
         """Loss [m] and gradient [m, 6] from the same march."""
         eta = eta.detach().requires_grad_()
+        # Starts stay on the CPU, images where the volume is.
         value = self.value(eta, active)
         (slope,) = torch.autograd.grad(value.sum(), eta)
         return value.detach().double().cpu(), slope

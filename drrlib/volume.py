@@ -31,7 +31,8 @@ class Volume:
     """Attenuation with its place in the world.
 
     Args:
-        mu: Linear attenuation [1/mm] as mu[x, y, z], float32 or float64, finite, at least 0.
+        mu: Linear attenuation [1/mm] as mu[x, y, z], finite, at least 0; float32 or float64;
+            float16 or bfloat16 to store it in half the memory on a GPU.
         affine: world_from_voxel [mm, LPS], column vectors; index 0 is a voxel centre. May be
             oblique, mirrored, anisotropic and sheared.
         center: Point that C-arm poses refer to [mm, world]; default the grid's middle.
@@ -48,12 +49,13 @@ class Volume:
     def __post_init__(self):
         if self.mu.ndim != 3 or self.mu.numel() == 0:
             raise ShapeError(f"mu has shape {tuple(self.mu.shape)}; expected [x, y, z], none empty")
-        if self.mu.dtype not in (torch.float32, torch.float64):
+        if self.mu.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
             raise VolumeError(f"mu has dtype {self.mu.dtype}; expected float32 or float64")
         if tuple(self.affine.shape) != (4, 4):
             raise ShapeError(f"affine has shape {tuple(self.affine.shape)}; expected (4, 4)")
         lowest = self.mu.detach().min()
-        if not bool(torch.isfinite(self.mu.detach().sum())) or bool(lowest < 0):
+        wide = torch.promote_types(self.mu.dtype, torch.float32)  # a sum of float16 overflows
+        if not bool(torch.isfinite(self.mu.detach().sum(dtype=wide))) or bool(lowest < 0):
             raise VolumeError(
                 f"mu has NaN, infinite or negative voxels (smallest {float(lowest):.3g}); expected "
                 "attenuation in 1/mm: for Hounsfield units use Volume.from_hu"
@@ -120,9 +122,9 @@ class Volume:
         """The same grid with other attenuation, such as a parameter to optimise."""
         return replace(self, mu=mu)
 
-    def to(self, dtype: torch.dtype) -> "Volume":
-        """The same volume with another floating-point type."""
-        return replace(self, mu=self.mu.to(dtype))
+    def to(self, target: torch.dtype | torch.device | str) -> "Volume":
+        """The same volume with another floating-point type, or on another device."""
+        return replace(self, mu=self.mu.to(target))
 
     def crop_to_support(self, margin: int = 0) -> "Volume":
         """Cut away empty borders but for `margin` voxels; every DRR stays the same.

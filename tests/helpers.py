@@ -1,10 +1,15 @@
 """Scenes and comparators shared by tests."""
 
 import math
+import os
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
+
+# "cuda" runs on a GPU, or in Triton's interpreter, which projectors/test_triton.py starts.
+KERNELS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(interpreter=True))]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,16 @@ def random_volume(size=(16, 16, 16), seed=0, dtype=torch.float32) -> Tensor:
     """Attenuation in 0..0.02 per mm, without zeros at the border."""
     generator = torch.Generator().manual_seed(seed)
     return (0.02 * torch.rand(size, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for the GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def placed(tensor: Tensor, backend: str) -> Tensor:
+    """The tensor where the backend takes it."""
+    return tensor.cuda() if backend == "cuda" and not interpreted() else tensor
 
 
 def worst(actual: Tensor, expected: Tensor) -> float:

@@ -93,8 +93,9 @@ def siddon_slab(k, lo, hi, steps, line):
     t0, t1 = f32(k), f32(k) + f32(1)
     t0 = t0 if t0 > lo else lo
     t1 = t1 if t1 < hi else hi
-    y, y_end = np.floor(y0 + my * t0), np.floor(y0 + my * t1)
-    z, z_end = np.floor(z0 + mz * t0), np.floor(z0 + mz * t1)
+    # Rounding must not step below the layer of zeros.
+    y, y_end = max(np.floor(y0 + my * t0), f32(0)), max(np.floor(y0 + my * t1), f32(0))
+    z, z_end = max(np.floor(z0 + mz * t0), f32(0)), max(np.floor(z0 + mz * t1), f32(0))
     # Step 2: where the slab's y plane and z plane are crossed; its end if they are not.
     ty = ((y + (f32(1) if my > 0 else f32(0))) - y0) * iy
     tz = ((z + (f32(1) if mz > 0 else f32(0))) - z0) * iz
@@ -206,7 +207,8 @@ def joseph_range(span, cut):
     low_weight, high_weight = 0.0, 0.0
     if cut[0]:
         first = int(np.floor(lo)) + 1
-        low_weight = min(hi, first) - lo
+        # Where the ray leaves sideways, the sample of its last slab still counts as a whole.
+        low_weight = (min(hi, first) if cut[1] else first) - lo
     if cut[1]:
         last = int(np.floor(hi))
         if not (cut[0] and hi <= first):

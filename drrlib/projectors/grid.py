@@ -8,32 +8,38 @@ from torch import Tensor
 from drrlib.errors import DtypeError, GeometryError, ShapeError
 
 # The kernels index with 32-bit integers.
-_MOST_VOXELS = 2**31 - 1
+MOST_VOXELS = 2**31 - 1
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Grid:
     """Attenuation `mu[x, y, z]` [1/mm] with its affine; constant inside a voxel, zero outside.
 
-    The grid keeps one padded copy of the support of `mu` for the CPU kernel. It is made at
-    the first render and made again when `mu` was changed in place (torch's version counter
-    tells; a write through `mu.data` escapes it).
+    The grid keeps one padded copy of the support of `mu` for the kernels, on its device. It is
+    made at the first render and made again when `mu` was changed in place (torch's version
+    counter tells; a write through `mu.data` escapes it).
 
     Args:
-        mu: Linear attenuation [1/mm], float32 or float64, any strides.
+        mu: Linear attenuation [1/mm], float32 or float64, any strides; float16 or bfloat16 to
+            store and read half the bytes, with all sums in float32.
         affine: world_from_voxel [mm], column vectors; voxel (0, 0, 0) has its centre at index 0.
             May be oblique, mirrored, anisotropic and sheared. Takes no gradient.
 
     Raises:
         ShapeError: `mu` is not [x, y, z] with at least one voxel, or `affine` not 4x4.
-        DtypeError: `mu` is not float32 or float64.
+        DtypeError: `mu` is not a floating-point volume.
         GeometryError: `affine` is not finite or cannot be inverted.
     """
 
     def __init__(self, mu: Float[Tensor, "x y z"], affine: Float[Tensor, "4 4"]):
         if mu.ndim != 3 or mu.numel() == 0:
             raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
-        if mu.dtype not in (torch.float32, torch.float64):
-            raise DtypeError(f"mu has dtype {mu.dtype}; expected float32 or float64: convert it")
+        if mu.dtype not in (torch.float32, torch.float64, *HALF):
+            raise DtypeError(
+                f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: "
+                "convert it"
+            )
         if tuple(affine.shape) != (4, 4):
             raise ShapeError(f"affine has shape {tuple(affine.shape)}; expected (4, 4)")
         affine = affine.detach().to(dtype=torch.float64, device=mu.device)
@@ -48,12 +54,17 @@ class Grid:
         self.affine = affine
         self.voxel_from_world = torch.linalg.inv(affine)
         self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
-        self._padded: tuple[int, Padded] | None = None
+        self._padded: Padded | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y, z."""
         return tuple(self.mu.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the images: float64 for a float64 volume, else float32."""
+        return torch.promote_types(self.mu.dtype, torch.float32)
 
     def to_voxel(self, points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
         """World points [mm] in voxel coordinates (integers are voxel centres), float64."""
@@ -66,11 +77,10 @@ class Grid:
         return steps.to(m) @ m[:3, :3].T
 
     def padded(self) -> "Padded":
-        """The support of `mu` inside a shell of zeros, for the CPU kernel; cached."""
-        version = self.mu._version
-        if self._padded is None or self._padded[0] != version:
-            self._padded = (version, Padded(self.mu.detach()))
-        return self._padded[1]
+        """The support of `mu` inside a shell of zeros, for the kernels; cached."""
+        if self._padded is None or self._padded.version != self.mu._version:
+            self._padded = Padded(self.mu.detach(), self.metric)
+        return self._padded
 
 
 class Padded:
@@ -81,25 +91,31 @@ class Padded:
     keep power-of-two volumes from mapping every voxel of a ray to one cache set.
 
     Attributes:
-        values: float32 array [nx + 3, ny + 3, nz + 3].
+        values: [nx + 3, ny + 3, nz + 3], float32 or the half type of `mu`, on its device.
         lower: index in `mu` of the first voxel of the box, int64 [3].
         count: number of voxels of the box, int64 [3].
+        geometry: lower, count and the metric [3, 3] in one tensor [15], float64, on the device.
+        whole: the same for the box of all voxels of `mu`.
+        version: of `mu`, as torch counts its changes in place.
     """
 
-    def __init__(self, mu: Float[Tensor, "x y z"]):
+    def __init__(self, mu: Float[Tensor, "x y z"], metric: Float[Tensor, "3 3"]):
+        self.version = mu._version
         lower, upper = _support(mu)
         box = mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
         size = [n + 3 for n in box.shape]
-        if np.prod(size, dtype=np.int64) > _MOST_VOXELS:
+        if np.prod(size, dtype=np.int64) > MOST_VOXELS:
             raise ShapeError(
-                f"mu has a support of {tuple(box.shape)} voxels; the CPU kernel takes at most "
-                f"{_MOST_VOXELS}: crop or coarsen the volume, or use backend='reference'"
+                f"mu has a support of {tuple(box.shape)} voxels; the kernels take at most "
+                f"{MOST_VOXELS}: crop or coarsen the volume, or use backend='reference'"
             )
-        values = torch.zeros(size, dtype=torch.float32)
-        values[1:-2, 1:-2, 1:-2] = box
-        self.values = values.numpy()
+        dtype = mu.dtype if mu.dtype in HALF else torch.float32
+        self.values = torch.zeros(size, dtype=dtype, device=mu.device)
+        self.values[1:-2, 1:-2, 1:-2] = box
         self.lower = np.array(lower, dtype=np.int64)
         self.count = np.array(box.shape, dtype=np.int64)
+        parts = [torch.tensor([*lower, *box.shape]), torch.tensor([0, 0, 0, *mu.shape])]
+        self.geometry, self.whole = (torch.cat([x.to(metric), metric.flatten()]) for x in parts)
 
 
 def _support(mu: Float[Tensor, "x y z"]) -> tuple[list[int], list[int]]:

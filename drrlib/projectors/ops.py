@@ -13,11 +13,11 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from drrlib.errors import BackendError, ConfigError, DeviceError, ShapeError
-from drrlib.projectors import reference
-from drrlib.projectors.grid import Grid, Padded
+from drrlib.projectors import cuda, reference
+from drrlib.projectors.grid import HALF, Grid, Padded
 
 METHODS = tuple(reference.METHODS)
-BACKENDS = ("auto", "reference", "cpu")
+BACKENDS = ("auto", "reference", "cpu", "cuda")
 
 # Rays that the reference takes at once where no patch size is given: its tables hold
 # nx + ny + nz numbers per ray.
@@ -41,9 +41,18 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
             f"backend 'cpu' takes float32 volumes on the CPU; got {grid.mu.dtype} on "
             f"{grid.mu.device}: convert with volume.to(...), or use backend='reference'"
         )
-    if backend == "auto":
-        return "cpu" if fits else "reference"
-    return backend
+    if backend == "cuda":
+        missing = cuda.available(grid.mu.device)
+        if grid.mu.dtype not in (torch.float32, *HALF):
+            missing = f"mu has dtype {grid.mu.dtype}: convert with volume.to(torch.float32)"
+        if missing:
+            raise BackendError(f"backend 'cuda' cannot run here: {missing}")
+    if backend != "auto":
+        return backend
+    if fits:
+        return "cpu"
+    on_gpu = grid.mu.device.type == "cuda" and cuda.available(grid.mu.device) is None
+    return "cuda" if on_gpu and grid.mu.dtype != torch.float64 else "reference"
 
 
 def project(
@@ -69,16 +78,21 @@ def project(
             pixel (i, j) has its centre at corner + (j + 1/2) col_step + (i + 1/2) row_step.
         height, width: Rows and columns.
         method: "siddon" (exact) or "joseph" (smooth in the pose).
-        backend: "reference" (any float dtype and device), "cpu" (float32), or "auto".
+        backend: "reference" (any float dtype and device), "cpu" (float32), "cuda" (float32 or
+            half volumes on a CUDA device), or "auto".
         patch_size: Render squares of this many pixels one after the other. The image does not
-            depend on it; the reference needs less memory, the kernel needs none.
+            depend on it; the reference needs less memory, the kernels need none.
+
+    Geometry on the CPU is brought to the device of `grid.mu`, and its gradient comes back.
 
     Returns:
-        Line integrals [-], of the dtype of `grid.mu`; zero where a ray misses the grid.
+        Line integrals [-], float64 for a float64 volume, else float32; zero where a ray misses
+        the grid.
 
     Gradients:
         grid.mu, source, corner, col_step, row_step; first derivatives. With "siddon" exact but
-        with jumps where a ray meets a voxel edge; finite always.
+        with jumps where a ray meets a voxel edge; finite always. The volume gradient of "cuda"
+        repeats bit by bit only under torch.use_deterministic_algorithms, the others always do.
 
     Raises:
         ShapeError, DeviceError: tensors disagree.
@@ -95,6 +109,8 @@ def project(
     frames = torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1)  # [b, 12]
     if choice == "cpu":
         return _CpuProject.apply(grid.mu, frames, grid, height, width, method, patch_size)
+    if choice == "cuda":
+        return cuda.project(grid, frames, height, width, method, patch_size)
     return _reference_images(grid, frames, height, width, method, patch_size)
 
 
@@ -134,10 +150,13 @@ def line_integrals(
             "expected [..., 3] each"
         ) from None
     s, p = grid.to_voxel(source).reshape(-1, 3), grid.to_voxel(target).reshape(-1, 3)
-    if choice == "cpu":
+    if choice in ("cpu", "cuda"):
         # A ray is a detector of one pixel without extent.
         frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
-        values = _CpuProject.apply(grid.mu, frames, grid, 1, 1, method, None)
+        if choice == "cpu":
+            values = _CpuProject.apply(grid.mu, frames, grid, 1, 1, method, None)
+        else:
+            values = cuda.project(grid, frames, 1, 1, method, None)
     else:
         rays = patch_size**2 if patch_size else _REFERENCE_RAYS
         values = _reference_rays(grid, s, p, method, rays)
@@ -161,10 +180,14 @@ def endpoint_gradients(
     Returns:
         The image and (dE/dsource, dE/dtarget) [1/voxel], both detached.
     """
-    if choose_backend(grid, backend) == "cpu":
+    choice = choose_backend(grid, backend)
+    frames = frames.to(grid.mu.device)
+    if choice == "cpu":
         return _cpu_forward(grid.padded(), grid, frames.detach(), height, width, method, None)
+    if choice == "cuda":
+        return cuda.march(grid, frames.detach(), height, width, method, keep=True)
     source, target = (x.reshape(-1, 3) for x in _flat_rays(frames.detach(), height, width))
-    mu, metric = grid.mu.detach(), grid.metric
+    mu, metric = grid.mu.detach().to(grid.dtype), grid.metric
     values, sums = [], []
     for part in torch.arange(len(source)).split(_REFERENCE_RAYS):
         with torch.enable_grad():
@@ -182,7 +205,7 @@ def _check(grid: Grid, method: str, **points: Tensor) -> None:
     for name, tensor in points.items():
         if tensor.ndim < 1 or tensor.shape[-1] != 3:
             raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected [..., 3]")
-        if tensor.device != grid.mu.device:
+        if tensor.device.type != "cpu" and tensor.device != grid.mu.device:
             raise DeviceError(
                 f"{name} is on {tensor.device} and mu on {grid.mu.device}; move one of them"
             )
@@ -222,15 +245,16 @@ def _reference_images(grid, frames, height, width, method, patch_size) -> Tensor
 
 def _reference_rays(grid, source, target, method, rays) -> Tensor:
     """A few rays at a time; their tables are made again for the backward pass, not kept."""
-    cast = [x.to(grid.mu.dtype).split(rays) for x in (source, target)]
+    mu = grid.mu.to(grid.dtype)
+    cast = [x.to(mu.dtype).split(rays) for x in (source, target)]
     trace = reference.METHODS[method]
     parts = [
-        checkpoint(trace, grid.mu, grid.metric, s, p, use_reentrant=False)
+        checkpoint(trace, mu, grid.metric, s, p, use_reentrant=False)
         if torch.is_grad_enabled()
-        else trace(grid.mu, grid.metric, s, p)
+        else trace(mu, grid.metric, s, p)
         for s, p in zip(*cast, strict=True)
     ]
-    return torch.cat(parts) if parts else grid.mu.new_zeros(0)
+    return torch.cat(parts) if parts else mu.new_zeros(0)
 
 
 # --- CPU kernels
@@ -286,7 +310,7 @@ def _cpu_forward(
             for left in range(0, width, patch):
                 window = np.array([top, left, min(patch, height - top), min(patch, width - left)])
                 cpu_kernels.forward(
-                    padded.values, padded.count, frames, grid.metric.numpy(),
+                    padded.values.numpy(), padded.count, frames, grid.metric.numpy(),
                     method == "joseph", window, image.numpy(), sums.numpy(), by_rows,
                 )  # fmt: skip
     return image, sums

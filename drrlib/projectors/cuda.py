@@ -1,0 +1,314 @@
+"""The CUDA backend as PyTorch sees it: operators with their gradients, and launches.
+
+Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
+they are. (A compiled function is cut in two where the volume is asked whether it has changed;
+`fullgraph=True` is refused there.) Kernels run on the device of their tensors and on its current
+stream. Triton is first imported by the first launch. With TRITON_INTERPRET=1 the same kernels take
+CPU tensors, slowly, for tests.
+"""
+
+import contextlib
+import importlib.util
+import math
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from drrlib.errors import ShapeError
+from drrlib.projectors.grid import MOST_VOXELS, Grid
+
+# Sums are kept for the backward pass while they take less than this part of the free memory.
+_PART = 0.5
+_SMALL = 2**26  # [bytes] that are never worth the question how much is free
+_OLDEST = (7, 5)
+_LANES = 2**17  # enough to fill a large GPU
+_LONG = 16  # pixels along the long side of a tile
+UNROLL = 2  # slabs in one turn of the loop: their loads do not wait for each other
+REDUCE = {"BLOCK": 64, "num_warps": 1, "enable_fp_fusion": True}
+
+
+def available(device: torch.device) -> str | None:
+    """Why kernels cannot run on this device; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton; Linux only)"
+    if device.type != "cuda" and not interpreted():
+        return f"the volume is on {device}: move it with volume.to('cuda')"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
+        return "Triton needs a GPU of compute capability 7.5 (T4) or later"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels in Python, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def project(
+    grid: Grid, frames: Tensor, height: int, width: int, method: str, patch_size: int | None
+) -> Tensor:
+    """Images [b, height, width] of frames [b, 12] (voxel coordinates), float32."""
+    keep = torch.is_grad_enabled() and frames.requires_grad
+    keep = keep and _fits(24 * len(frames) * height * width, frames.device)
+    try:
+        return march(grid, frames, height, width, method, keep, patch_size)[0]
+    except torch.cuda.OutOfMemoryError:
+        if not keep:
+            raise
+    warnings.warn(
+        f"out of memory for the gradients of {len(frames)} images of {height} x {width}: the "
+        "backward pass will march again, some images at a time",
+        stacklevel=3,
+    )
+    return march(grid, frames, height, width, method, False, patch_size)[0]
+
+
+def march(
+    grid: Grid, frames: Tensor, height: int, width: int, method: str, keep: bool,
+    patch_size: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Images [b, height, width], and dE/dsource, dE/dtarget [b, height, width, 6] if `keep`."""
+    padded = grid.padded()
+    patch = patch_size or max(height, width)
+    return cuda_project(
+        grid.mu, padded.values, padded.geometry, padded.whole, frames, height, width,
+        method == "joseph", keep, patch,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("drrlib::cuda_project", mutates_args=())
+def cuda_project(
+    mu: Tensor, values: Tensor, geometry: Tensor, whole: Tensor, frames: Tensor,
+    height: int, width: int, joseph: bool, keep: bool, patch: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`march` on tensors: mu only takes the gradient, values is its padded copy."""
+    image = frames.new_empty(len(frames), height, width, dtype=torch.float32)
+    kept = (height, width) if keep else (0, 0)
+    sums = frames.new_empty(len(frames), *kept, 6, dtype=torch.float32)
+    for top in range(0, height, patch):
+        for left in range(0, width, patch):
+            window = (top, left, min(patch, height - top), min(patch, width - left))
+            _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
+    return image, sums
+
+
+@cuda_project.register_fake
+def _(mu, values, geometry, whole, frames, height, width, joseph, keep, patch):
+    kept = (height, width) if keep else (0, 0)
+    image = frames.new_empty(len(frames), height, width, dtype=torch.float32)
+    return image, frames.new_empty(len(frames), *kept, 6, dtype=torch.float32)
+
+
+def _save(ctx, inputs, output):
+    mu, values, geometry, whole, frames, _, _, joseph, _, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(values, geometry, whole, frames, output[1])
+    ctx.joseph, ctx.shape, ctx.dtype = joseph, mu.shape, mu.dtype
+
+
+def _backward(ctx, grad, _):
+    values, geometry, whole, frames, sums = ctx.saved_tensors
+    slopes = [None] * 10
+    if grad is not None and ctx.needs_input_grad[0]:
+        slope = cuda_volume_gradient(grad, whole, frames, list(ctx.shape), ctx.joseph)
+        slopes[0] = slope.to(ctx.dtype)
+    if grad is not None and ctx.needs_input_grad[4]:
+        slopes[4] = cuda_frame_gradient(grad, sums, values, geometry, frames, ctx.joseph)
+    return tuple(slopes)
+
+
+cuda_project.register_autograd(_backward, setup_context=_save)
+
+
+@torch.library.custom_op("drrlib::cuda_frame_gradient", mutates_args=())
+def cuda_frame_gradient(
+    grad: Tensor, sums: Tensor, values: Tensor, geometry: Tensor, frames: Tensor, joseph: bool
+) -> Tensor:
+    """Chain the image gradient to the frames [b, 12]; a product with the sums of the march.
+
+    Where they were not kept, march again, as many poses at a time as the memory takes. Every
+    pose is added up by itself, so the split changes no bit.
+    """
+    grad = grad.contiguous()
+    if sums.shape[1]:
+        return _reduce(grad, sums)
+    out = torch.empty_like(frames)
+    batch, height, width = grad.shape
+
+    def run(part: slice) -> None:
+        image = torch.empty_like(grad[part])
+        sums = grad.new_empty(*image.shape, 6)
+        window = (0, 0, height, width)
+        _launch_forward(values, geometry, frames[part], image, sums, window, joseph, True)
+        out[part] = _reduce(grad[part], sums)
+
+    in_batches(run, batch, max(1, _budget(grad.device) // (28 * height * width)))
+    return out
+
+
+@cuda_frame_gradient.register_fake
+def _(grad, sums, values, geometry, frames, joseph):
+    return torch.empty_like(frames)
+
+
+@torch.library.custom_op("drrlib::cuda_volume_gradient", mutates_args=())
+def cuda_volume_gradient(
+    grad: Tensor, whole: Tensor, frames: Tensor, shape: list[int], joseph: bool
+) -> Tensor:
+    """Chain the image gradient to every voxel, float32 of this shape.
+
+    By float atomics, whose order varies from run to run; in whole numbers under
+    torch.use_deterministic_algorithms.
+    """
+    padded = [n + 3 for n in shape]
+    if math.prod(padded) > MOST_VOXELS:
+        raise ShapeError(
+            f"mu has {tuple(shape)} voxels; a volume gradient takes at most {MOST_VOXELS} with "
+            "their padding: crop the volume, for instance with volume.crop_to_support()"
+        )
+    fixed = torch.are_deterministic_algorithms_enabled()
+    out = grad.new_zeros(padded, dtype=torch.int64 if fixed else torch.float32)
+    scale = whole.new_ones(())
+    if fixed:
+        # No voxel gets more than sum |grad| times the longest way through a slab, which is less
+        # than sqrt(3) times the Frobenius norm of the affine: in units of 1 / scale, below 2^62.
+        metric = whole[6:].reshape(3, 3)
+        most = grad.abs().sum(dtype=torch.float64) * (3 * metric.trace()).sqrt()
+        scale = 2.0**62 / most.clamp_min(1e-280)
+    _launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
+    out = out[1:-2, 1:-2, 1:-2]
+    return (out / scale).float() if fixed else out.contiguous()
+
+
+@cuda_volume_gradient.register_fake
+def _(grad, whole, frames, shape, joseph):
+    return grad.new_empty(shape, dtype=torch.float32)
+
+
+# --- memory
+
+
+def in_batches(run: Callable[[slice], None], total: int, batch: int) -> None:
+    """run(slice) over 0 .. total, `batch` at a time; half as many where memory runs out.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: even one is too many.
+    """
+    start, batch = 0, min(batch, total)
+    while start < total:
+        part = slice(start, min(start + batch, total))
+        try:
+            run(part)
+            start = part.stop
+            continue
+        except torch.cuda.OutOfMemoryError:
+            if batch == 1:
+                raise
+        # Outside the except clause, whose traceback keeps the tensors of the failed attempt.
+        batch //= 2
+        warnings.warn(f"out of memory: going on with {batch} images at a time", stacklevel=2)
+
+
+def _budget(device: torch.device) -> int:
+    """Bytes that a call may take for what it throws away again."""
+    if device.type != "cuda":
+        return _SMALL
+    free, _ = torch.cuda.mem_get_info(device)
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(_PART * (free + idle))
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    if size <= _SMALL or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return True
+    return size <= _budget(device)
+
+
+# --- launches
+
+
+def tiling(height: int, width: int) -> tuple[int, int]:
+    """Rays of a program, and lanes for each ray: as many as it takes to fill a large GPU.
+
+    They depend on the detector alone: a pose has the same bits in any batch, on any GPU.
+    """
+    if height * width == 1:
+        return 32, 4  # explicit rays, however many
+    if height * width >= _LANES:
+        return 64, 1
+    return 32, 4 if 4 * height * width >= _LANES else 8
+
+
+def _tiles(rows: int, cols: int, long: int, short: int) -> int:
+    upright = -(-rows // long) * -(-cols // short)
+    return max(upright, -(-rows // short) * -(-cols // long))
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def program(rays: int, split: int) -> dict[str, object]:
+    """Constants of a program with so many rays and lanes for each, one lane to a thread."""
+    warps = rays * split // 32
+    # Fused multiply-add, whatever the default of this Triton is.
+    return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
+
+
+def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep) -> None:
+    from drrlib.projectors import triton_kernels
+
+    batch, height, width = image.shape
+    rays, split = tiling(height, width)
+    row0, col0, rows, cols = window
+    explicit = height * width == 1
+    tiles = _tiles(rows, cols, _LONG, rays // _LONG)
+    programs = -(-batch // rays) if explicit else batch * tiles
+    if programs == 0:
+        return
+    with _on(values.device):
+        triton_kernels.forward[(programs,)](
+            mu=values, geometry=geometry, frames=frames.contiguous(), image=image, sums=sums,
+            batch=batch, tiles=tiles, height=height, width=width,
+            row0=row0, col0=col0, rows=rows, cols=cols,
+            JOSEPH=joseph, GRADIENT=keep, EXPLICIT=explicit, UNROLL=UNROLL,
+            **program(rays, split),
+        )  # fmt: skip
+
+
+def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
+    from drrlib.projectors import triton_adjoint
+
+    batch, height, width = grad.shape
+    rays, split = tiling(height, width)
+    explicit = height * width == 1
+    tiles = _tiles(height, width, _LONG, rays // _LONG)
+    programs = -(-batch // rays) if explicit else batch * tiles
+    if programs == 0:
+        return
+    with _on(grad.device):
+        triton_adjoint.adjoint[(programs,)](
+            grad=grad, geometry=whole, frames=frames.contiguous(), scale=scale, out=out,
+            batch=batch, tiles=tiles, height=height, width=width,
+            JOSEPH=joseph, FIXED=fixed, EXPLICIT=explicit, **program(rays, split),
+        )  # fmt: skip
+
+
+def _reduce(grad: Tensor, sums: Tensor) -> Tensor:
+    """[b, 12] float64: `triton_adjoint.reduce`, then the rows of pixels of each pose."""
+    batch, height, width = grad.shape
+    if height * width == 1:  # one ray per pose: nothing to add
+        source, target = (grad.unsqueeze(-1) * sums).double().reshape(batch, 6).split(3, dim=1)
+        return torch.cat([source, target, 0.5 * target, 0.5 * target], dim=1)
+    from drrlib.projectors import triton_adjoint
+
+    out = torch.empty(batch, height, 12, dtype=torch.float64, device=grad.device)
+    if batch:
+        with _on(grad.device):
+            triton_adjoint.reduce[(batch * height,)](
+                grad=grad, sums=sums, out=out, height=height, width=width, **REDUCE
+            )
+    return out.sum(dim=1)

@@ -1,0 +1,348 @@
+"""CUDA kernels (Triton): one march per ray gives the line integral and its endpoint gradients.
+
+The derivation, the steps and the names are those of `cpu_kernels.py`; to be read beside it.
+What differs:
+
+- A program takes RAYS rays, neighbours on the detector, and SPLIT lanes for each of them: lane
+  l walks the slabs first + l, first + l + SPLIT, ... Slabs are independent, so a short launch
+  fills the GPU without a second kernel; the lanes of a ray are added at the end, in one order.
+- The number of slabs is known before the loop: one maximum over the program, none in the loop.
+  A lane that is done, and a crossing that a slab does not have, load nothing.
+- Positions, and the line over its dominant axis, are computed in float64 and then rounded, as on
+  the CPU; the rest is float32, also where the volume is float16 or bfloat16. A bfloat16 is only
+  ever loaded and widened, which is a shift: GPUs without bfloat16 arithmetic (sm_75) can do it.
+- Joseph's cut slabs are in the same loop as the whole ones, with their weight.
+
+`geometry` holds 15 float64 numbers: lower [3], count [3], metric [3, 3] of `grid.Padded`.
+"""
+
+import inspect
+
+import triton
+import triton.language as tl
+
+# Not worth a kernel of their own for values of 1 or multiples of 16.
+SIZES = ("batch", "tiles", "height", "width", "row0", "col0", "rows", "cols")
+
+
+def kernel(function):
+    """Compile for the GPU; the shape-checking wrapper of tests is taken off first."""
+    function = inspect.unwrap(function)
+    sizes = [name for name in SIZES if name in inspect.signature(function).parameters]
+    return triton.jit(function, do_not_specialize=sizes)
+
+
+@kernel
+def to_axes(a0, a1, x0, x1, x2):
+    """(xa, xb, xc), the dominant axis first; a0, a1 say whether it is x, y."""
+    return tl.where(a0, x0, tl.where(a1, x1, x2)), tl.where(a0, x1, x0), tl.where(a0 | a1, x2, x1)
+
+
+@kernel
+def from_axes(a0, a1, xa, xb, xc):
+    """(x0, x1, x2) again."""
+    return tl.where(a0, xa, xb), tl.where(a0, xb, tl.where(a1, xa, xc)), tl.where(a0 | a1, xc, xa)
+
+
+@kernel
+def place(
+    frames, batch, tiles, row0, col0, rows, cols, ray,
+    EXPLICIT: tl.constexpr, RAYS: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """Pose, row and column of every ray of this program, and whether there is such a pixel.
+
+    A tile has LONG x RAYS / LONG pixels of one pose. Its long side, along which rays are counted,
+    follows the contiguous voxel axis, so that neighbours find their voxels in one cache line.
+    """
+    if EXPLICIT:
+        pose = tl.program_id(0).to(tl.int64) * RAYS + ray
+        i, j, present = ray * 0, ray * 0, pose < batch
+        pose = tl.minimum(pose, batch - 1)
+    else:
+        SHORT: tl.constexpr = RAYS // LONG
+        pose = (tl.program_id(0) // tiles).to(tl.int64)
+        tile = tl.program_id(0) % tiles
+        frame = frames + pose * 12
+        by_rows = tl.abs(tl.load(frame + 11)) >= tl.abs(tl.load(frame + 8))
+        high, wide = tl.where(by_rows, LONG, SHORT), tl.where(by_rows, SHORT, LONG)
+        across = (cols + wide - 1) // wide
+        along, beside = ray % LONG, ray // LONG
+        i = (tile // across) * high + tl.where(by_rows, along, beside)
+        j = (tile % across) * wide + tl.where(by_rows, beside, along)
+        present = (i < rows) & (j < cols)
+        i, j = row0 + i, col0 + j
+    return pose, i, j, present
+
+
+@kernel
+def ends(frames, geometry, pose, i, j):
+    """Source s and direction d in padded coordinates, float64; step 1."""
+    frame = frames + pose * 12
+    s0, s1, s2 = tl.load(frame), tl.load(frame + 1), tl.load(frame + 2)
+    column, row = j.to(tl.float64) + 0.5, i.to(tl.float64) + 0.5
+    d0 = column * tl.load(frame + 6) + row * tl.load(frame + 9) + (tl.load(frame + 3) - s0)
+    d1 = column * tl.load(frame + 7) + row * tl.load(frame + 10) + (tl.load(frame + 4) - s1)
+    d2 = column * tl.load(frame + 8) + row * tl.load(frame + 11) + (tl.load(frame + 5) - s2)
+    s0 = s0 + (1.5 - tl.load(geometry))
+    s1 = s1 + (1.5 - tl.load(geometry + 1))
+    s2 = s2 + (1.5 - tl.load(geometry + 2))
+    return (s0, s1, s2), (d0, d1, d2)
+
+
+@kernel
+def clip(lo, hi, c0, m, inverse, below, above):
+    """The part of [lo, hi] where c0 + m t lies between two planes."""
+    ta, tb = (below - c0) * inverse, (above - c0) * inverse
+    beside = (c0 < below) | (c0 >= above)
+    crossing = m != 0.0
+    low = tl.where(crossing, tl.maximum(lo, tl.minimum(ta, tb)), lo)
+    high = tl.where(crossing, tl.minimum(hi, tl.maximum(ta, tb)), tl.where(beside, lo, hi))
+    return low, high
+
+
+@kernel
+def trace(s, d, geometry, JOSEPH: tl.constexpr):
+    """The ray over its dominant axis, and the slabs that it walks; Joseph step 1.
+
+    Returns: the dominant axis (is it x, is it y); the slabs first .. last - 1, none where the
+    ray misses; lo, hi, where the segment cuts them, and whether it ends there; the strides of
+    the three axes, dominant first; the line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse
+    of a slope of 0.
+    """
+    size0, size1, size2 = tl.abs(d[0]), tl.abs(d[1]), tl.abs(d[2])
+    a0 = (size0 >= size1) & (size0 >= size2)
+    a1 = (a0 == 0) & (size1 >= size2)
+    n0 = tl.load(geometry + 3).to(tl.int32)
+    n1 = tl.load(geometry + 4).to(tl.int32)
+    n2 = tl.load(geometry + 5).to(tl.int32)
+    na, nb, nc = to_axes(a0, a1, n0, n1, n2)
+    steps = to_axes(a0, a1, (n1 + 3) * (n2 + 3), n2 + 3, 1)
+    sa, sb, sc = to_axes(a0, a1, s[0], s[1], s[2])
+    da, db, dc = to_axes(a0, a1, d[0], d[1], d[2])
+    inverse = 1.0 / tl.where(da != 0.0, da, 1.0)
+    slope_y, slope_z = db * inverse, dc * inverse
+    y0, my = (sb - sa * slope_y).to(tl.float32), slope_y.to(tl.float32)
+    z0, mz = (sc - sa * slope_z).to(tl.float32), slope_z.to(tl.float32)
+    iy = tl.where(my != 0.0, 1.0 / my, 0.0)
+    iz = tl.where(mz != 0.0, 1.0 / mz, 0.0)
+
+    margin = 0.5 if JOSEPH else 0.0
+    lo, hi = tl.full(my.shape, 1.0, tl.float32), na.to(tl.float32) + 1.0
+    lo, hi = clip(lo, hi, y0, my, iy, 1.0 - margin, nb.to(tl.float32) + 1.0 + margin)
+    lo, hi = clip(lo, hi, z0, mz, iz, 1.0 - margin, nc.to(tl.float32) + 1.0 + margin)
+    start, end = tl.minimum(sa, sa + da).to(tl.float32), tl.maximum(sa, sa + da).to(tl.float32)
+    hit = (da != 0.0) & (tl.maximum(lo, start) < tl.minimum(hi, end))
+    if JOSEPH:  # whole slabs whose middle lies inside, and those that hold an end
+        low = tl.where(start > lo, tl.floor(start), tl.ceil(lo - 0.5))
+        high = tl.where(end < hi, tl.ceil(end), tl.floor(hi - 0.5) + 1.0)
+    else:
+        low, high = tl.floor(tl.maximum(lo, start)), tl.ceil(tl.minimum(hi, end))
+    low, high = tl.where(hit, low, 1.0), tl.where(hit, high, 1.0)
+    first, last = low.to(tl.int32), high.to(tl.int32)
+    span = (tl.maximum(low, start), tl.minimum(high, end))
+    cut = ((start > lo) | (start > low), (end < hi) | (end < high))
+    return (a0, a1), first, last, span, cut, steps, (y0, my, iy, z0, mz, iz)
+
+
+@kernel
+def siddon_slab(k, span, steps, line):
+    """Siddon steps 2-4 in slab k, cut to t in [lo, hi].
+
+    Returns t at the slab's start, at its first and second crossing and at its end; the flat
+    indices of the three voxels between them; the crossings in y and in z, and whether they are.
+    """
+    y0, my, iy, z0, mz, iz = line
+    t0, t1 = k.to(tl.float32), k.to(tl.float32) + 1.0
+    t0, t1 = tl.maximum(t0, span[0]), tl.minimum(t1, span[1])
+    # Rounding must not step below the layer of zeros.
+    y, y_end = tl.maximum(tl.floor(y0 + my * t0), 0.0), tl.maximum(tl.floor(y0 + my * t1), 0.0)
+    z, z_end = tl.maximum(tl.floor(z0 + mz * t0), 0.0), tl.maximum(tl.floor(z0 + mz * t1), 0.0)
+    # Step 2: where the slab's y plane and z plane are crossed; its end if they are not.
+    ty = ((y + tl.where(my > 0, 1.0, 0.0)) - y0) * iy
+    tz = ((z + tl.where(mz > 0, 1.0, 0.0)) - z0) * iz
+    cross_y, cross_z = y != y_end, z != z_end
+    ty = tl.where(cross_y, tl.minimum(tl.maximum(ty, t0), t1), t1)
+    tz = tl.where(cross_z, tl.minimum(tl.maximum(tz, t0), t1), t1)
+    dy = tl.where(cross_y, tl.where(my > 0, steps[1], -steps[1]), 0)
+    dz = tl.where(cross_z, tl.where(mz > 0, steps[2], -steps[2]), 0)
+    # Steps 3 and 4: the nearer plane first.
+    y_first = ty < tz
+    ta, tb = tl.minimum(ty, tz), tl.maximum(ty, tz)
+    i0 = k * steps[0] + y.to(tl.int32) * steps[1] + z.to(tl.int32) * steps[2]
+    i1 = i0 + tl.where(y_first, dy, dz)
+    i2 = i0 + (dy + dz)
+    return t0, ta, tb, t1, i0, i1, i2, ty, tz, cross_y, cross_z
+
+
+@kernel
+def siddon_sums(mu, k, inside, span, steps, line):
+    """Step 5 in slab k: what it adds to (S, Ay, By, Az, Bz)."""
+    t0, ta, tb, t1, i0, i1, i2, ty, tz, cross_y, cross_z = siddon_slab(k, span, steps, line)
+    once, both = inside & (cross_y | cross_z), inside & cross_y & cross_z
+    v0 = tl.load(mu + i0, mask=inside, other=0.0).to(tl.float32)
+    v1 = tl.load(mu + i1, mask=once).to(tl.float32)
+    v2 = tl.load(mu + i2, mask=both).to(tl.float32)
+    v1 = tl.where(once, v1, v0)
+    v2 = tl.where(both, v2, v1)
+    total = v0 * (ta - t0) + v1 * (tb - ta) + v2 * (t1 - tb)
+    e0, e1 = v0 - v1, v1 - v2
+    ey, ez = tl.where(ty < tz, e0, e1), tl.where(ty < tz, e1, e0)
+    return total, ey, ey * ty, ez, ez * tz
+
+
+@kernel
+def joseph_cell(k, steps, line):
+    """Joseph step 2 in slab k: t, flat index of the lowest of four voxels, weights in y, z."""
+    y0, my, _, z0, mz, _ = line
+    t = k.to(tl.float32) + 0.5
+    # Rounding must not step below the layer of zeros.
+    y, z = tl.maximum(y0 + my * t - 0.5, 0.0), tl.maximum(z0 + mz * t - 0.5, 0.0)
+    jy, jz = tl.floor(y), tl.floor(z)
+    index = k * steps[0] + jy.to(tl.int32) * steps[1] + jz.to(tl.int32) * steps[2]
+    return t, index, y - jy, z - jz
+
+
+@kernel
+def joseph_weight(k, span):
+    """How much of slab k lies between the ends of the segment (step 3)."""
+    t0, t1 = k.to(tl.float32), k.to(tl.float32) + 1.0
+    return tl.maximum(tl.minimum(t1, span[1]) - tl.maximum(t0, span[0]), 0.0)
+
+
+@kernel
+def joseph_sample(mu, k, inside, steps, line):
+    """The sample of slab k, its slopes in y and z, and t."""
+    t, i, wy, wz = joseph_cell(k, steps, line)
+    v00 = tl.load(mu + i, mask=inside, other=0.0).to(tl.float32)
+    v01 = tl.load(mu + (i + steps[2]), mask=inside, other=0.0).to(tl.float32)
+    v10 = tl.load(mu + (i + steps[1]), mask=inside, other=0.0).to(tl.float32)
+    v11 = tl.load(mu + (i + steps[1] + steps[2]), mask=inside, other=0.0).to(tl.float32)
+    low, high = v00 + wz * (v01 - v00), v10 + wz * (v11 - v10)
+    slope_y = high - low
+    slope_z = (v01 - v00) + wy * ((v11 - v10) - (v01 - v00))
+    return low + wy * slope_y, slope_y, slope_z, t
+
+
+@kernel
+def joseph_sums(mu, k, inside, span, steps, line):
+    """What slab k adds to (S, Ay, By, Az, Bz), slopes in the place of Siddon's jumps."""
+    sample, slope_y, slope_z, t = joseph_sample(mu, k, inside, steps, line)
+    weight = joseph_weight(k, span)
+    ey, ez = weight * slope_y, weight * slope_z
+    return weight * sample, ey, ey * t, ez, ez * t
+
+
+@kernel
+def at_ends(mu, first, last, span, cut, steps, line, JOSEPH: tl.constexpr):
+    """Attenuation at the low and the high end of the segment, zero outside the grid."""
+    low, high = cut[0] & (first < last), cut[1] & (first < last)
+    if JOSEPH:
+        low_value, _, _, _ = joseph_sample(mu, first, low, steps, line)
+        high_value, _, _, _ = joseph_sample(mu, last - 1, high, steps, line)
+    else:
+        _, _, _, _, i, _, _, _, _, _, _ = siddon_slab(first, span, steps, line)
+        low_value = tl.load(mu + i, mask=low, other=0.0).to(tl.float32)
+        _, _, _, _, _, _, i, _, _, _, _ = siddon_slab(last - 1, span, steps, line)
+        high_value = tl.load(mu + i, mask=high, other=0.0).to(tl.float32)
+    return low_value, high_value
+
+
+@kernel
+def add_lanes(x, RAYS: tl.constexpr, SPLIT: tl.constexpr):
+    """The sum over the lanes of each ray, given to all of them."""
+    if SPLIT > 1:
+        total = tl.sum(tl.reshape(x, [SPLIT, RAYS]), axis=0)
+        x = tl.reshape(tl.broadcast_to(total[None, :], [SPLIT, RAYS]), [SPLIT * RAYS])
+    return x
+
+
+@kernel
+def length_of(d, geometry):
+    """Metric times d [3], and the world length of d [mm]."""
+    d0, d1, d2 = d
+    metric = geometry + 6
+    g0 = tl.load(metric) * d0 + tl.load(metric + 1) * d1 + tl.load(metric + 2) * d2
+    g1 = tl.load(metric + 3) * d0 + tl.load(metric + 4) * d1 + tl.load(metric + 5) * d2
+    g2 = tl.load(metric + 6) * d0 + tl.load(metric + 7) * d1 + tl.load(metric + 8) * d2
+    return (g0, g1, g2), tl.sqrt(g0 * d0 + g1 * d1 + g2 * d2)
+
+
+@kernel
+def forward(
+    mu, geometry, frames, image, sums, batch, tiles, height, width, row0, col0, rows, cols,
+    JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, EXPLICIT: tl.constexpr,
+    RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """Render a window of the detectors, and keep the endpoint gradients; one program per tile.
+
+    Args:
+        mu: padded values, flat; float32, float16 or bfloat16.
+        geometry: see the top of this file.
+        frames: source, corner, column step, row step per pose [batch, 12], float64.
+        image: [batch, height, width] float32, written inside the window.
+        sums: [batch, height, width, 6] float32 for dE/dsource, dE/dtarget; untouched without
+            GRADIENT.
+        tiles: tiles of a pose; a pose that needs fewer finds the rest empty.
+        row0, col0, rows, cols: the window.
+        EXPLICIT: detectors are single pixels; a program takes those of RAYS poses.
+    """
+    lane = tl.arange(0, RAYS * SPLIT)
+    slab = lane // RAYS
+    pose, i, j, present = place(
+        frames, batch, tiles, row0, col0, rows, cols, lane % RAYS, EXPLICIT, RAYS, LONG
+    )
+    s, d = ends(frames, geometry, pose, i, j)
+    axes, first, last, span, cut, steps, line = trace(s, d, geometry, JOSEPH)
+    last = tl.where(present, last, first)
+
+    total = tl.zeros([RAYS * SPLIT], tl.float32)
+    ay, by, az, bz = total, total, total, total
+    for step in range(0, tl.max(last - first), SPLIT * UNROLL):
+        for u in tl.static_range(UNROLL):
+            k = first + slab + (step + u * SPLIT)
+            if JOSEPH:
+                t, a, b, c, e = joseph_sums(mu, k, k < last, span, steps, line)
+            else:
+                t, a, b, c, e = siddon_sums(mu, k, k < last, span, steps, line)
+            total += t
+            if GRADIENT:
+                ay, by, az, bz = ay + a, by + b, az + c, bz + e
+
+    da, db, dc = to_axes(axes[0], axes[1], d[0], d[1], d[2])
+    g, length = length_of(d, geometry)
+    hit = first < last
+    da, length = tl.where(hit, da, 1.0).to(tl.float32), tl.where(hit, length, 1.0).to(tl.float32)
+    integral = add_lanes(total, RAYS, SPLIT) / tl.abs(da)
+    out = pose * height * width + (i * width + j)
+    keep = present & (slab == 0)
+    tl.store(image + out, tl.where(hit, length * integral, 0.0), mask=keep)
+    if GRADIENT:
+        ay, by = add_lanes(ay, RAYS, SPLIT), add_lanes(by, RAYS, SPLIT)
+        az, bz = add_lanes(az, RAYS, SPLIT), add_lanes(bz, RAYS, SPLIT)
+        low_value, high_value = at_ends(mu, first, last, span, cut, steps, line, JOSEPH)
+        at_source = tl.where(da > 0, low_value, high_value)
+        at_target = tl.where(da > 0, high_value, low_value)
+        # Minor axes from the sums, the dominant one from the two identities.
+        sa, _, _ = to_axes(axes[0], axes[1], s[0], s[1], s[2])
+        sa, db, dc = sa.to(tl.float32), db.to(tl.float32), dc.to(tl.float32)
+        scale = 1.0 / tl.abs(da)
+        if JOSEPH:
+            ky, kz = scale, scale
+        else:
+            ky, kz = -scale * line[2], -scale * line[5]
+        py, pz = ky * (by - sa * ay) / da, kz * (bz - sa * az) / da
+        sy, sz = ky * ay - py, kz * az - pz
+        inside_s = (integral - at_source - db * sy - dc * sz) / da
+        inside_p = (at_target - integral - db * py - dc * pz) / da
+        s0, s1, s2 = from_axes(axes[0], axes[1], inside_s, sy, sz)
+        p0, p1, p2 = from_axes(axes[0], axes[1], inside_p, py, pz)
+        # E = L I
+        g0, g1, g2 = g[0].to(tl.float32), g[1].to(tl.float32), g[2].to(tl.float32)
+        stretch = integral / length
+        out = sums + out * 6
+        tl.store(out, tl.where(hit, length * s0 - stretch * g0, 0.0), mask=keep)
+        tl.store(out + 1, tl.where(hit, length * s1 - stretch * g1, 0.0), mask=keep)
+        tl.store(out + 2, tl.where(hit, length * s2 - stretch * g2, 0.0), mask=keep)
+        tl.store(out + 3, tl.where(hit, length * p0 + stretch * g0, 0.0), mask=keep)
+        tl.store(out + 4, tl.where(hit, length * p1 + stretch * g1, 0.0), mask=keep)
+        tl.store(out + 5, tl.where(hit, length * p2 + stretch * g2, 0.0), mask=keep)

@@ -1,0 +1,115 @@
+"""A registration iteration that is repeated by calling it; what a CUDA graph asks of it."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.errors import BackendError, ShapeError
+from drrlib.graphs import Iteration
+from drrlib.losses import get_loss
+from drrlib.optimizers import OPTIMIZERS, get_optimizer
+from drrlib.volume import Volume
+from helpers import KERNELS, affine, placed, random_volume
+
+TRUTH = torch.tensor([[0.21, 0.37, -0.12, 1.0, -2.0, 0.7]], dtype=torch.float64)
+OFFSETS = [[0.05, -0.04, 0.03, 1.0, -0.5, 1.5], [0.0, 0.0, 0.06, 0.0, 2.0, 0.0]]
+STARTS = TRUTH + torch.tensor(OFFSETS, dtype=torch.float64)
+
+
+def _scene(backend="cpu", n=12):
+    mu = placed(random_volume((12, 14, 10)), backend)
+    volume = Volume(mu, affine((2.0, 1.5, 2.5), (12, 14, 10), (5.0, 1.0, -3.0)))
+    drr = DRR(volume, CArm(200.0, 110.0, n, n, 60.0 / n, 64.0 / n, 1.0, -2.0), backend=backend)
+    return drr, drr(drr.pose(TRUTH)).detach()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_repeats_the_loop_written_out(backend, optimizer):
+    drr, fixed = _scene(backend)
+    iteration = Iteration(drr, fixed, STARTS, optimizer=optimizer)
+    eta, rule = STARTS, get_optimizer(optimizer)
+    state = rule.init(eta)
+    for scale in (1.0, 0.5):
+        value = iteration(scale)
+        leaf = eta.clone().requires_grad_()
+        expected = get_loss("zncc")(fixed, drr(drr.pose(leaf)))
+        (slope,) = torch.autograd.grad(expected.sum(), leaf)
+        eta, state = rule.step(eta, slope, state, scale)
+        assert torch.allclose(value.cpu(), expected.detach().double().cpu(), rtol=1e-6)
+        assert torch.allclose(iteration.eta.cpu(), eta, rtol=1e-9)
+
+
+class _NothingFromTheHost(TorchDispatchMode):
+    """Fails where an operation takes a tensor of the host. Only a number may take part in
+    arithmetic, as a 0-d tensor: it goes with the kernel's arguments."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        copies = function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        for x in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if not isinstance(x, torch.Tensor) or x.device.type == "meta":
+                continue
+            if x.ndim or copies:
+                raise AssertionError(f"{function} takes a {tuple(x.shape)} tensor of the host")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_iteration_moves_nothing_between_host_and_device(optimizer):
+    """On the meta device nothing can be read back, and any tensor of the host is seen. A graph
+    cannot be recorded otherwise."""
+    drr, fixed = _scene()
+    drr.grid.padded()
+    drr.backend, drr._center = "cuda", drr._center.to("meta")
+    drr.grid = copy.copy(drr.grid)
+    drr.grid.mu = drr.grid.mu.to("meta")
+    drr.grid._padded = copy.copy(drr.grid._padded)
+    drr.grid._padded.version = drr.grid.mu._version
+    for thing in (drr.grid, drr.grid._padded):
+        for name, x in vars(thing).items():
+            if isinstance(x, torch.Tensor):
+                setattr(thing, name, x.to("meta"))
+    # The kernels have a meaning on the meta device, but may not be asked for by name there.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drrlib.projectors.ops.choose_backend", lambda grid, backend: "cuda")
+        iteration = Iteration(drr, fixed, STARTS, optimizer=optimizer)
+        with _NothingFromTheHost():
+            iteration._run()
+            for number in (STARTS, torch.tensor(1.0)):
+                with pytest.raises(AssertionError, match="of the host"):
+                    number.to(iteration.eta)
+    assert iteration.eta.device.type == "meta"
+
+
+def test_a_graph_is_not_replaced_by_something_else():
+    drr, fixed = _scene()
+    with pytest.raises(BackendError, match="CUDA graph needs"):
+        Iteration(drr, fixed, STARTS, graph=True)
+    with pytest.raises(ShapeError, match="expected"):
+        Iteration(drr, fixed[..., 1:], STARTS)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replay_gives_the_bits_of_the_eager_iteration(optimizer):
+    drr, fixed = _scene("cuda", 64)
+    eager = Iteration(drr, fixed, STARTS, optimizer=optimizer)
+    graph = Iteration(drr, fixed, STARTS, optimizer=optimizer, graph=True)
+    for step in range(20):
+        assert torch.equal(eager(0.9**step), graph(0.9**step))
+        assert torch.equal(eager.eta, graph.eta)
+
+
+@pytest.mark.gpu
+def test_a_graph_sees_a_changed_volume():
+    drr, fixed = _scene("cuda", 64)
+    graph = Iteration(drr, fixed, STARTS, loss="l2", graph=True)
+    eta, before = graph.eta.clone(), graph().clone()
+    drr.grid.mu.mul_(2)
+    graph.eta.copy_(eta)
+    eager = Iteration(drr, fixed, STARTS, loss="l2")
+    assert torch.equal(graph(), eager()) and not torch.equal(before, graph.value)
