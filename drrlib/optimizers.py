@@ -9,6 +9,9 @@ GD and Adam are torch.optim's SGD and Adam. The momentum of Eq. 4 and 5 starts f
 torch.optim.SGD(momentum, dampening) sets v = grad in its first step; for the same gradients
 torch's v is larger by dampening * momentum^k * (first gradient), k steps later. The dampening
 is beta for GDM and gamma for GDDM.
+
+Starting from v = 0, GDDM is GDM with rates (1 - gamma) / (1 - beta) times as large (8 with the
+defaults): the two differ in what a rate means and in nothing else.
 """
 
 import math

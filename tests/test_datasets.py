@@ -211,3 +211,16 @@ def test_real_data_by_name(real_data, monkeypatch, name):
     # Bone or contrast medium is there, and nothing beyond metal.
     assert 0.025 < float(volume.mu.max()) < 0.2
     assert bool(torch.isfinite(volume.mu).all())
+
+
+def test_what_is_not_listed_is_not_read(root, server, monkeypatch):
+    """A folder may hold more than the catalogue's list; only checked files make the volume."""
+    listing = "".join(f"{sha256(GOOD)}  {name}\n" for name in ("I10", "I20"))
+    (root / "data" / "sources" / "one.sha256").write_text(listing)
+    catalogue(root, server.url + "/series/", sha256(listing.encode()), "place/series")
+    folder = datasets.path("one", root)
+    (folder / "I30").write_bytes(b"a slice that nobody checked")
+    read = []
+    monkeypatch.setattr(datasets, "read_volume", read.append)
+    datasets.volume("one", root)
+    assert read == [[folder / "I10", folder / "I20"]]

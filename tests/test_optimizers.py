@@ -79,6 +79,14 @@ def test_momentum_lags_torch_by_a_known_amount():
         assert torch.allclose(theirs - state.first, 0.2 * 0.9**k * grads[0], rtol=0, atol=1e-14)
 
 
+def test_dampening_is_a_rate():
+    """From v = 0 both rules sum the same past gradients: GDDM is GDM at (1 - 0.2) / (1 - 0.9) = 8
+    times the rates."""
+    dampened = _ours(GDDM(0.001, 0.003), 40)
+    assert torch.allclose(dampened, _ours(GDM(0.008, 0.024), 40), atol=1e-12)
+    assert not torch.allclose(dampened, _ours(GDM(0.001, 0.003), 40), atol=1e-3)
+
+
 def test_adam_in_float32():
     """The bias corrections keep their digits: the first step is the rate, whatever the slope."""
     params, grad = torch.zeros(1, 6), torch.tensor([[1e-3, 1, 1e3, -1e-3, -1, -1e3]])

@@ -96,6 +96,13 @@ def test_another_study_is_not_mixed_in(tmp_path):
     assert json.loads((tmp_path / "study.json").read_text())["config"] == {"seed": 3, "scale": 2.0}
 
 
+def test_versions_are_not_mixed(tmp_path, monkeypatch):
+    run_study(draws, {"seed": 3, "scale": 2.0}, 4, tmp_path)
+    monkeypatch.setattr("drrlib.study.installed_version", lambda name: "0.0")
+    with pytest.raises(ConfigError, match="differs in versions"):
+        run_study(draws, {"seed": 3, "scale": 2.0}, 4, tmp_path)
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ConfigError, match="0 trials"):
         run_study(draws, {}, 0, tmp_path)
