@@ -1,0 +1,79 @@
+"""Figures of studies show the numbers of their tables."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from drrlib import plotting_study as figures
+from drrlib.errors import ConfigError
+from drrlib.plotting import BLUE, RED
+from drrlib.study_registration import success_by_distance, success_table
+
+
+@pytest.fixture
+def axes():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+@pytest.fixture
+def trials():
+    """Three starts of two rules; the second start of each was lost from the valley."""
+    rows = []
+    for rule, loss in (("a", 1e-7), ("b", 1e-4)):
+        for trial, (end, mtre) in enumerate([(loss, 0.1), (0.2, 40.0), (loss, 0.2)]):
+            row = dict(rule=rule, trial=trial, loss=end, zncc=1 - end, mtre_mm=mtre)
+            row |= dict(start_mtre_mm=10.0 + 20 * trial, loss_0=0.5, loss_10=2 * end)
+            rows.append({**row, "loss_20": np.nan if end < 1e-6 else end})
+    return pd.DataFrame(rows)
+
+
+def test_rates_stand_where_the_table_says(axes, trials):
+    figures.draw_rates(axes, success_table(trials, ["rule"]), "rule", {"a": 85.0})
+    lines = {line.get_label(): line for line in axes.lines if line.get_label()[0] != "_"}
+    drawn = {box.get_label(): box[0] for box in axes.containers}
+    assert drawn["loss < 1e-6"].get_xdata().tolist() == pytest.approx([200 / 3, 0.0])
+    assert drawn["mTRE < 1 mm"].get_xdata().tolist() == pytest.approx([200 / 3, 200 / 3])
+    assert lines["paper"].get_xydata().tolist() == [[85.0, 0.0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
+
+
+def test_a_start_that_ended_keeps_its_loss(axes, trials):
+    steps, losses = figures.traces(trials)
+    assert steps.tolist() == [0, 10, 20]
+    assert losses[0].tolist() == [0.5, 2e-7, 1e-7] and losses[1].tolist() == [0.5, 0.4, 0.2]
+    figures.draw_losses(axes, trials, "rule", {"a": BLUE, "b": RED})
+    medians = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert medians == {"a": [0.5, 2e-7, 1e-7], "b": [0.5, 2e-4, 1e-4]}
+    with pytest.raises(ConfigError, match="no losses over steps"):
+        figures.traces(trials[["loss", "trial"]])
+
+
+def test_traces_are_blue_where_they_succeeded(axes, trials):
+    part = trials[trials["rule"] == "a"].reset_index(drop=True)
+    figures.draw_traces(axes, part, part["mtre_mm"] < 1)
+    colors = [line.get_color() for line in axes.lines if len(line.get_xdata())]
+    assert sorted(colors) == sorted([RED, BLUE, BLUE])
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == ["1 failed", "2 succeeded"]
+
+
+def test_distance_stands_in_the_middle_of_its_bin(axes, trials):
+    table = success_by_distance(trials, [0, 20, 40, 60])
+    figures.draw_distance(axes, table, "mTRE < 1 mm", "all", color=BLUE, ls="--")
+    assert axes.lines[0].get_xdata().tolist() == [10, 30, 50]
+    assert axes.lines[0].get_ydata().tolist() == [100, 0, 100]
+
+
+def test_the_frame_is_around_the_best_pair(axes):
+    rows = [
+        dict(lr_rotation=r, lr_translation=t, score=-3.0 - (r == 0.05) * (t == 50.0))
+        for r in (0.01, 0.05)
+        for t in (5.0, 50.0, 500.0)
+    ]
+    figures.draw_rate_search(axes, pd.DataFrame(rows))
+    assert axes.patches[0].get_xy() == (0.5, 0.5)  # column 1, row 1
+    assert [text.get_text() for text in axes.texts] == ["-3.0"] * 4 + ["-4.0", "-3.0"]
