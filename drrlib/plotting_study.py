@@ -4,7 +4,7 @@ All take saved tables (`success_table`, records of `registration_trials`), so th
 without a run. Each draws into the axes it is given.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -61,10 +61,10 @@ def draw_losses(axes: Axes, trials: pd.DataFrame, label: str, colors: Mapping[st
     axes.set(xlabel="step", ylabel="loss, 1 - ZNCC [-]")
 
 
-def draw_traces(axes: Axes, trials: pd.DataFrame, success: Sequence[bool]) -> None:
+def draw_traces(axes: Axes, trials: pd.DataFrame, success: pd.Series) -> None:
     """The loss of every start over steps: blue where it succeeded, red where it did not."""
     steps, losses = traces(trials)
-    success = np.asarray(success, dtype=bool)
+    success = success.to_numpy(dtype=bool)
     style = dict(lw=0.4, alpha=min(0.5, 40 / len(losses)), rasterized=True)
     for chosen, color, word in ((~success, RED, "failed"), (success, BLUE, "succeeded")):
         if chosen.any():
