@@ -29,12 +29,11 @@ def draw_rates(
     names = list(dict.fromkeys(table[label]))
     for k, (criterion, mark) in enumerate(CRITERION_MARKS.items()):
         part = table[table["criterion"] == criterion].set_index(label).loc[names]
-        low, high = part["rate_percent"] - part["low_percent"], part["high_percent"]
-        error = [low, high - part["rate_percent"]]
+        rate = part["rate_percent"]
+        # At 0 and 100 % rounding may put the rate outside of its interval.
+        error = [(rate - part["low_percent"]).clip(0), (part["high_percent"] - rate).clip(0)]
         place = np.arange(len(names)) + 0.22 * (k - 1)
-        axes.errorbar(
-            part["rate_percent"], place, xerr=error, fmt=mark, ms=3.5, lw=1, label=criterion
-        )
+        axes.errorbar(rate, place, xerr=error, fmt=mark, ms=3.5, lw=1, label=criterion)
     for name, rate in (paper or {}).items():
         first = "paper" if name == next(iter(paper)) else None
         axes.plot(rate, names.index(name), "x", color=BLACK, ms=7, mew=1.5, label=first)

@@ -10,6 +10,7 @@ import torch
 
 from drrlib import datasets
 from drrlib.errors import ConfigError, DatasetError
+from drrlib.volume import Volume
 
 GOOD = b"a small file"
 HEADER = "name,file,url,sha256,licence,citation,description\n"
@@ -220,7 +221,7 @@ def test_what_is_not_listed_is_not_read(root, server, monkeypatch):
     catalogue(root, server.url + "/series/", sha256(listing.encode()), "place/series")
     folder = datasets.path("one", root)
     (folder / "I30").write_bytes(b"a slice that nobody checked")
-    read = []
-    monkeypatch.setattr(datasets, "read_volume", read.append)
-    datasets.volume("one", root)
+    read, empty = [], Volume(torch.zeros(2, 2, 2), torch.eye(4))
+    monkeypatch.setattr(datasets, "read_volume", lambda paths: read.append(paths) or empty)
+    assert datasets.volume("one", root) is empty
     assert read == [[folder / "I10", folder / "I20"]]

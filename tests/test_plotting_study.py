@@ -41,6 +41,13 @@ def test_rates_stand_where_the_table_says(axes, trials):
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row on top
 
 
+def test_rates_of_nothing_and_of_all_are_drawn(axes, trials):
+    for count in range(1, 40):
+        part = pd.concat([trials[trials["mtre_mm"] < 1]] * count)
+        figures.draw_rates(axes, success_table(part, ["rule"]), "rule")
+    assert axes.containers[-1][0].get_xdata().tolist() == [100.0, 100.0]
+
+
 def test_a_start_that_ended_keeps_its_loss(axes, trials):
     steps, losses = figures.traces(trials)
     assert steps.tolist() == [0, 10, 20]
