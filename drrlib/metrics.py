@@ -85,4 +85,6 @@ def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[f
     rate, share = successes / trials, z * z / trials
     middle = (rate + share / 2) / (1 + share)
     half = z / (1 + share) * math.sqrt(rate * (1 - rate) / trials + share / trials / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At both ends the interval reaches 0 and 1 exactly, but for rounding.
+    low = 0.0 if successes == 0 else max(0.0, middle - half)
+    return low, 1.0 if successes == trials else min(1.0, middle + half)

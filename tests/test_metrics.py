@@ -44,6 +44,9 @@ def test_wilson_interval():
     ):
         found = wilson_interval(k, n)
         assert abs(found[0] - low) < 1e-4 and abs(found[1] - high) < 1e-4
+    assert all(
+        wilson_interval(0, n)[0] == 0 and wilson_interval(n, n)[1] == 1 for n in range(1, 99)
+    )
     with pytest.raises(ConfigError, match="5 successes of 4"):
         wilson_interval(5, 4)
 

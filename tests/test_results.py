@@ -74,8 +74,8 @@ def verdict_problems(record: dict, name: str, root: Path) -> list[str]:
 
 
 def stray_files(folder: Path, notebooks: list[str]) -> list[str]:
-    """Files that belong to no notebook; the report page and executed copies are not committed."""
-    made_here = {"report.html", "notebooks"}
+    """Files that belong to no notebook; the report page, executed copies and shards are not committed."""
+    made_here = {"report.html", "notebooks", "studies"}
     names = sorted(path.name for path in folder.iterdir() if path.name not in made_here)
     # A notebook with other data writes under its name and a suffix, with a record of its own.
     kept = [
