@@ -74,7 +74,7 @@ def verdict_problems(record: dict, name: str, root: Path) -> list[str]:
 
 
 def stray_files(folder: Path, notebooks: list[str]) -> list[str]:
-    """Files that belong to no notebook; the report page, executed copies and shards are not committed."""
+    """Files that belong to no notebook; what is made here and not committed does not count."""
     made_here = {"report.html", "notebooks", "studies"}
     names = sorted(path.name for path in folder.iterdir() if path.name not in made_here)
     # A notebook with other data writes under its name and a suffix, with a record of its own.
