@@ -1,11 +1,16 @@
 """A progress bar with the time left, shown only where somebody watches."""
 
+import os
 import sys
 
 from tqdm.auto import tqdm
 
 
 def progress_bar(total: int, unit: str, wanted: bool = True) -> tqdm:
-    """Bar over `total` units; silent unless wanted and the output is a terminal or a notebook."""
+    """Bar over `total` units; silent unless wanted and the output is a terminal or a notebook.
+
+    tqdm's own variable TQDM_DISABLE silences it, too: a stored notebook should hold no bars.
+    """
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(total=total, unit=unit, disable=not (wanted and watched))
+    silenced = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return tqdm(total=total, unit=unit, disable=silenced or not (wanted and watched))

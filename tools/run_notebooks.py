@@ -212,6 +212,7 @@ def run(options: argparse.Namespace, root: Path) -> int:
     if options.update:
         # Nothing is injected, so that the stored cells count 1..N; quick must be the default.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TQDM_DISABLE"] = "1"
         for path in notebooks:
             if parameters_of(path).get("profile") != "quick":
                 raise Refused(f'{path.name}: the parameters cell must set profile = "quick"')
