@@ -119,6 +119,26 @@ class DrrLibGpu:
         )  # fmt: skip
 
 
+def _calls(setting: Setting, prepare: Callable[[], dict]) -> tuple[Callable, Callable]:
+    """What a peer's case runs, and how it renders its images.
+
+    Args:
+        prepare: Makes the peer's renderer at its first call: `render` (pose -> images) and
+            `leaf` (the volume whose gradient is wanted, or None).
+    """
+    pose = setting.pose.float()
+
+    def images():
+        with torch.no_grad():
+            return prepare()["render"](pose)
+
+    def gradient():
+        found = prepare()
+        return _gradient(found["render"], setting, pose, found["leaf"])
+
+    return images if setting.job.what == IMAGE else gradient, images
+
+
 class DiffDrrGpu:
     """DiffDRR 0.6.1, Siddon and trilinear (500 samples), eager.
 
@@ -164,17 +184,7 @@ class DiffDrrGpu:
                 state["leaf"] = mu if wants else None
             return state
 
-        pose = setting.pose.float()
-
-        def images():
-            with torch.no_grad():
-                return prepare()["render"](pose)
-
-        def gradient():
-            found = prepare()
-            return _gradient(found["render"], setting, pose, found["leaf"])
-
-        run = images if job.what == IMAGE else gradient
+        run, images = _calls(setting, prepare)
         return GpuCase(self.library, "", method, job.what, run, images, meter=self.meter)
 
 
@@ -240,17 +250,7 @@ class NanoDrrGpu:
                 state["leaf"] = leaf
             return state
 
-        pose = setting.pose.float()
-
-        def images():
-            with torch.no_grad():
-                return prepare()["render"](pose)
-
-        def gradient():
-            found = prepare()
-            return _gradient(found["render"], setting, pose, found["leaf"])
-
-        run = images if job.what == IMAGE else gradient
+        run, images = _calls(setting, prepare)
         return GpuCase(
             self.library, variant, "trilinear", job.what, run, images, dtype=dtype,
             meter=self.meter,

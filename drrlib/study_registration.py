@@ -145,15 +145,13 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
     maker = {"skull": phantoms.skull, "thorax": phantoms.thorax, "pelvis": phantoms.pelvis}
     if name in maker:
         phantom = maker[name](voxel)
-        volume = Volume.from_hu(phantom.hu, phantom.affine)
-        return volume.with_mu(volume.mu.to(device))
+        return Volume.from_hu(phantom.hu, phantom.affine).to(device)
     if Path(name).exists():
         volume = read_volume(name)
     else:
         volume = datasets.volume(name)  # raises, with the names, if it is none
     factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
-    volume = volume.coarsen(tuple(factors)).crop_to_support()
-    return volume.with_mu(volume.mu.to(device))
+    return volume.coarsen(tuple(factors)).crop_to_support().to(device)
 
 
 def targets(volume: Volume) -> Float[Tensor, "6 3"]:

@@ -258,42 +258,41 @@ def program(rays: int, split: int) -> dict[str, object]:
     return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
 
 
+def _layout(shape: torch.Size, rows: int, cols: int) -> tuple[int, dict[str, object]]:
+    """How many programs take a window of images [batch, height, width], and what they are told."""
+    batch, height, width = shape
+    rays, split = tiling(height, width)
+    explicit = height * width == 1
+    tiles = _tiles(rows, cols, _LONG, rays // _LONG)
+    told = dict(batch=batch, tiles=tiles, height=height, width=width, EXPLICIT=explicit)
+    return -(-batch // rays) if explicit else batch * tiles, {**told, **program(rays, split)}
+
+
 def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep) -> None:
     from drrlib.projectors import triton_kernels
 
-    batch, height, width = image.shape
-    rays, split = tiling(height, width)
     row0, col0, rows, cols = window
-    explicit = height * width == 1
-    tiles = _tiles(rows, cols, _LONG, rays // _LONG)
-    programs = -(-batch // rays) if explicit else batch * tiles
+    programs, told = _layout(image.shape, rows, cols)
     if programs == 0:
         return
     with _on(values.device):
         triton_kernels.forward[(programs,)](
             mu=values, geometry=geometry, frames=frames.contiguous(), image=image, sums=sums,
-            batch=batch, tiles=tiles, height=height, width=width,
             row0=row0, col0=col0, rows=rows, cols=cols,
-            JOSEPH=joseph, GRADIENT=keep, EXPLICIT=explicit, UNROLL=UNROLL,
-            **program(rays, split),
+            JOSEPH=joseph, GRADIENT=keep, UNROLL=UNROLL, **told,
         )  # fmt: skip
 
 
 def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
     from drrlib.projectors import triton_adjoint
 
-    batch, height, width = grad.shape
-    rays, split = tiling(height, width)
-    explicit = height * width == 1
-    tiles = _tiles(height, width, _LONG, rays // _LONG)
-    programs = -(-batch // rays) if explicit else batch * tiles
+    programs, told = _layout(grad.shape, *grad.shape[1:])
     if programs == 0:
         return
     with _on(grad.device):
         triton_adjoint.adjoint[(programs,)](
             grad=grad, geometry=whole, frames=frames.contiguous(), scale=scale, out=out,
-            batch=batch, tiles=tiles, height=height, width=width,
-            JOSEPH=joseph, FIXED=fixed, EXPLICIT=explicit, **program(rays, split),
+            JOSEPH=joseph, FIXED=fixed, **told,
         )  # fmt: skip
 
 
