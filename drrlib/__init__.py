@@ -5,6 +5,8 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 """
 
 from drrlib.carm import CArm
+from drrlib.descent import DescentResult as RegistrationResult
+from drrlib.descent import descend as register
 from drrlib.dicom import list_series, read_ct_series
 from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
@@ -12,7 +14,6 @@ from drrlib.losses import l2, ncc, zncc
 from drrlib.metrics import mtre
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.readers import read_volume
-from drrlib.registration import RegistrationResult, register
 from drrlib.volume import Volume
 
 __all__ = [

@@ -25,7 +25,7 @@ class Iteration:
         drr: Renderer; for a graph with backend "cuda".
         fixed: X-ray image as line integrals [1, 1, height, width].
         start: Pose parameters eta to start from [n, 6] (rad, mm).
-        loss, optimizer: As in `drrlib.register`.
+        loss, optimizer: As in `drrlib.descent.descend`.
         graph: Record a CUDA graph and replay it at each call; otherwise run operation by
             operation, on any device.
 

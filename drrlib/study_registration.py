@@ -19,13 +19,13 @@ from torch import Tensor
 
 from drrlib import datasets, phantoms
 from drrlib.carm import CArm
+from drrlib.descent import DescentResult, descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.losses import zncc
 from drrlib.metrics import mtre, pose_errors, wilson_interval
 from drrlib.optimizers import OPTIMIZERS
 from drrlib.readers import read_volume
-from drrlib.registration import RegistrationResult, register
 from drrlib.study import trial_generator
 from drrlib.volume import Volume
 
@@ -53,11 +53,11 @@ class Protocol:
         start_rotation, start_translation: The start is off the true pose by up to +- so much in
             each angle [deg] and each translation [mm], uniformly.
         noise: Standard deviation of Gaussian noise, as a part of the brightest pixel.
-        method, loss: As in `register`.
+        method, loss: As in `descend`.
         optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead" or "powell".
         rates: Learning rates of rotation and translation; None for the optimizer's own.
         levels: (binning, most steps) pairs, coarse first.
-        schedule, derivative: As in `register`.
+        schedule, derivative: As in `descend`.
         threshold: A run ends when its loss falls below this.
         trace: Keep the loss of every so many steps, in columns `loss_<step>`; 0 for none. For
             protocols of one level.
@@ -197,7 +197,7 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
                 f"{', '.join(OPTIMIZERS)}"
             )
         optimizer = OPTIMIZERS[optimizer.lower()](*protocol.rates)
-    result = register(
+    result = descend(
         fixed, drr.volume, drr.carm, start, loss=protocol.loss, optimizer=optimizer,
         derivative=protocol.derivative, levels=protocol.levels, schedule=protocol.schedule,
         threshold=protocol.threshold, patience=1 + sum(n for _, n in protocol.levels),
@@ -311,7 +311,7 @@ def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _steps(result: RegistrationResult, protocol: Protocol) -> dict[str, Tensor]:
+def _steps(result: DescentResult, protocol: Protocol) -> dict[str, Tensor]:
     """Steps until the end and until each threshold was passed, renders, per trial."""
     count = torch.isfinite(result.trace_loss).cumsum(dim=0)  # of the start's own steps
     ran = count[-1]

@@ -19,7 +19,8 @@ LAYERS = [
     ("drr",),
     ("losses", "metrics"),
     ("optimizers", "landmarks"),
-    ("registration", "graphs", "landscapes"),
+    ("descent", "graphs", "landscapes"),
+    ("registration",),
     ("study",),
 ]
 # For notebooks: they may import anything, and only each other import them.

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from drrlib.carm import CArm
+from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.metrics import mtre, wilson_interval
-from drrlib.registration import register
 from drrlib.study_registration import (
     Protocol,
     eta_of,
@@ -194,9 +194,9 @@ def test_one_image_for_each_start():
     fixed = drr(drr.pose(true))
     start = true + torch.tensor([0.1, -0.1, 0.1, 8.0, -8.0, 8.0])
     options = dict(levels=((1, 40),), progress=False)
-    both = register(fixed, volume, carm, start, **options)
+    both = descend(fixed, volume, carm, start, **options)
     for i in range(2):
-        alone = register(fixed[i : i + 1], volume, carm, start[i], **options)
+        alone = descend(fixed[i : i + 1], volume, carm, start[i], **options)
         assert torch.allclose(both.final_loss[i], alone.final_loss[0], rtol=1e-3)
         points = targets(volume)
         found, begun, truth = (drr.pose(x[i]) for x in (both.final_eta, start, true))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from drrlib.carm import CArm
+from drrlib.descent import descend
 from drrlib.errors import BackendError, DeviceError
 from drrlib.projectors import METHODS, Grid, choose_backend, cuda, line_integrals, project
-from drrlib.registration import register
 from drrlib.volume import Volume
 from helpers import (
     GENERIC_VIEWS,
@@ -233,7 +233,7 @@ def test_registration_takes_a_volume_on_the_gpu():
         volume = Volume(mu, affine((2.0, 1.5, 2.5), size, (5.0, 1.0, -3.0)))
         fixed = torch.cos(torch.arange(144.0)).reshape(12, 12)
         start, levels = torch.zeros(2, 6), ((1, 2),)
-        found.append(register(fixed, volume, carm, start, levels=levels, backend=backend))
+        found.append(descend(fixed, volume, carm, start, levels=levels, backend=backend))
     assert torch.allclose(found[0].trace_loss, found[1].trace_loss, atol=1e-5)
     assert torch.allclose(found[0].eta, found[1].eta, atol=1e-4)
 

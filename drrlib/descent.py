@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from drrlib.carm import CArm
+from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
 from drrlib.optimizers_scipy import GRADIENT_FREE, GradientFree
 from drrlib.progress import progress_bar
-from drrlib.registration_search import LOST, RAN_OUT, Search
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.
@@ -28,7 +28,7 @@ _FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
 
 
 @dataclass(frozen=True)
-class RegistrationResult:
+class DescentResult:
     """What a registration found, with the whole way there.
 
     Attributes:
@@ -68,7 +68,7 @@ class RegistrationResult:
         )
 
 
-def register(
+def descend(
     fixed: Float[Tensor, "*image"],
     volume: Volume,
     carm: CArm,
@@ -84,7 +84,7 @@ def register(
     method: str = "siddon",
     backend: str = "auto",
     progress: bool = True,
-) -> RegistrationResult:
+) -> DescentResult:
     """Find the pose whose DRR fits the fixed image (Alfiansyah et al. 2024, Fig. 4).
 
     Args:
@@ -153,7 +153,7 @@ def register(
     bar.close()
     best = int(torch.nan_to_num(search.best_loss, nan=torch.inf).argmin())
     eta = search.best_eta[best]
-    return RegistrationResult(
+    return DescentResult(
         eta=eta,
         pose=carm.pose(eta, volume.center).detach(),
         loss=float(search.best_loss[best]),

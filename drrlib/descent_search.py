@@ -1,4 +1,4 @@
-"""What a registration keeps of its starts: where each is, its best pose so far, who still runs."""
+"""What a descent keeps of its starts: where each is, its best pose so far, who still runs."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,7 +13,7 @@ class Search:
 
     Args:
         eta: Pose parameters to start from [n, 6], float64; not changed.
-        threshold, patience: Stopping rules, as in `register`.
+        threshold, patience: Stopping rules, as in `descend`.
     """
 
     def __init__(self, eta: Float[Tensor, "n 6"], threshold: float, patience: int):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from drrlib.carm import CArm
+from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.metrics import mtre
 from drrlib.phantoms import skull
 from drrlib.readers import read_volume
-from drrlib.registration import register
 from drrlib.volume import Volume
 from helpers import worst
 
@@ -35,7 +35,7 @@ def _fixed(volume, eta=TRUE, carm=CARM):
 @pytest.mark.parametrize("phi", [0.0, math.pi / 2], ids=["frontal", "lateral"])
 def test_recovers_the_pose_from_15_degrees_and_20_mm(volume, phi):
     turn = torch.tensor([0.0, phi, 0.0, 0.0, 0.0, 0.0])
-    result = register(_fixed(volume, TRUE + turn), volume, CARM, START + turn)
+    result = descend(_fixed(volume, TRUE + turn), volume, CARM, START + turn)
     true_pose = CARM.pose(TRUE + turn, volume.center)
     points = volume.center + 50 * torch.eye(3, dtype=torch.float64)
     assert mtre(result.pose[None], true_pose, points) < 1.0
@@ -43,7 +43,7 @@ def test_recovers_the_pose_from_15_degrees_and_20_mm(volume, phi):
 
 
 def test_trace_holds_every_step(volume):
-    result = register(_fixed(volume), volume, CARM, START, levels=((2, 5), (1, 4)))
+    result = descend(_fixed(volume), volume, CARM, START, levels=((2, 5), (1, 4)))
     assert result.trace_eta.shape == (9, 1, 6) and result.trace_loss.shape == (9, 1)
     assert result.level.tolist() == [2] * 5 + [1] * 4
     assert result.renders == {2: 5, 1: 4}
@@ -57,8 +57,8 @@ def test_trace_holds_every_step(volume):
 def test_starts_run_side_by_side_as_if_alone(volume):
     starts = torch.stack([START, TRUE[0], TRUE[0] + 0.01])
     options = dict(levels=((1, 6),), threshold=1e-6)
-    together = register(_fixed(volume), volume, CARM, starts, **options)
-    alone = [register(_fixed(volume), volume, CARM, s, **options) for s in starts]
+    together = descend(_fixed(volume), volume, CARM, starts, **options)
+    alone = [descend(_fixed(volume), volume, CARM, s, **options) for s in starts]
     for i, single in enumerate(alone):
         n = len(single.trace_loss)
         assert worst(together.trace_eta[:n, i], single.trace_eta[:, 0]) < 1e-9
@@ -69,11 +69,11 @@ def test_starts_run_side_by_side_as_if_alone(volume):
 
 
 def test_a_settled_start_stops(volume):
-    result = register(
+    result = descend(
         _fixed(volume), volume, CARM, START, levels=((1, 200),), optimizer="gd", patience=3
     )
     assert result.reason[0] in ("loss settled", "steps ran out")
-    frozen = register(
+    frozen = descend(
         _fixed(volume), volume, CARM, START, levels=((1, 50),), patience=3, loss=_flat_loss
     )
     assert frozen.reason[0] == "loss settled" and len(frozen.trace_loss) == 50 - 46
@@ -88,7 +88,7 @@ def test_a_lost_start_is_reported_and_the_others_go_on(volume):
         value = (fixed - moving).square().mean(dim=(1, 2, 3))
         return torch.where(torch.arange(len(value)) == 0, torch.nan, value)
 
-    result = register(
+    result = descend(
         _fixed(volume), volume, CARM, torch.stack([START, START]), loss=loss, levels=((1, 1),)
     )
     assert result.reason[0] == "loss or gradient not finite" and result.best == 1
@@ -97,21 +97,21 @@ def test_a_lost_start_is_reported_and_the_others_go_on(volume):
 def test_bad_input_is_named(volume):
     fixed = _fixed(volume)
     with pytest.raises(ShapeError, match="detector of \\(48, 48\\)"):
-        register(fixed[..., :40], volume, CARM, START)
+        descend(fixed[..., :40], volume, CARM, START)
     with pytest.raises(ShapeError, match=r"expected \[6\] or \[n, 6\]"):
-        inspect.unwrap(register)(fixed, volume, CARM, START[:5])
+        inspect.unwrap(descend)(fixed, volume, CARM, START[:5])
     with pytest.raises(ConfigError, match="constant"):
-        register(torch.ones(48, 48), volume, CARM, START)
+        descend(torch.ones(48, 48), volume, CARM, START)
     with pytest.raises(ConfigError, match="NaN"):
-        register(fixed * math.nan, volume, CARM, START)
+        descend(fixed * math.nan, volume, CARM, START)
     with pytest.raises(ConfigError, match="divisor"):
-        register(fixed, volume, CARM, START, levels=((5, 10),))
+        descend(fixed, volume, CARM, START, levels=((5, 10),))
     with pytest.raises(ConfigError, match="adam"):
-        register(fixed, volume, CARM, START, optimizer="sgd")
+        descend(fixed, volume, CARM, START, optimizer="sgd")
     with pytest.raises(ConfigError, match="zncc"):
-        register(fixed, volume, CARM, START, loss="ssd")
+        descend(fixed, volume, CARM, START, loss="ssd")
     with pytest.raises(ConfigError, match="cosine"):
-        register(fixed, volume, CARM, START, schedule="linear")
+        descend(fixed, volume, CARM, START, schedule="linear")
 
 
 @pytest.mark.parametrize("phi", [0.0, math.pi / 2], ids=["frontal", "lateral"])
@@ -120,7 +120,7 @@ def test_real_plastic_skull_from_15_degrees_and_20_mm(real_data, phi):
     real = real.coarsen((4, 4, 2))  # 1.8 x 1.8 x 2 mm, for the time that tests may take
     carm = CArm(1020.0, 510.0, 96, 96, 400 / 96, 400 / 96)
     turn = torch.tensor([0.0, phi, 0.0, 0.0, 0.0, 0.0])
-    result = register(_fixed(real, TRUE + turn, carm), real, carm, START + turn)
+    result = descend(_fixed(real, TRUE + turn, carm), real, carm, START + turn)
     points = real.center + 50 * torch.eye(3, dtype=torch.float64)
     assert mtre(result.pose[None], carm.pose(TRUE + turn, real.center), points) < 0.2
 
@@ -128,8 +128,8 @@ def test_real_plastic_skull_from_15_degrees_and_20_mm(real_data, phi):
 def test_finite_differences_go_the_same_way(volume):
     """The first step of gradient descent is the gradient, up to the roughness of Siddon's image."""
     options = dict(levels=((1, 2),), optimizer="gd", method="joseph", schedule="constant")
-    exact = register(_fixed(volume), volume, CARM, START, **options)
-    finite = register(_fixed(volume), volume, CARM, START, derivative="finite", **options)
+    exact = descend(_fixed(volume), volume, CARM, START, **options)
+    finite = descend(_fixed(volume), volume, CARM, START, derivative="finite", **options)
     step = [r.trace_eta[1, 0] - r.trace_eta[0, 0] for r in (exact, finite)]
     assert finite.renders == {1: 26} and exact.renders == {1: 2}
     assert worst(step[1][:3], step[0][:3]) < 0.05 and worst(step[1][3:], step[0][3:]) < 0.05
@@ -138,7 +138,7 @@ def test_finite_differences_go_the_same_way(volume):
 @pytest.mark.parametrize("name", ["nelder-mead", "powell"])
 def test_a_search_without_gradients(volume, name):
     starts = torch.stack([TRUE[0] + 0.02, TRUE[0]])
-    result = register(_fixed(volume), volume, CARM, starts, optimizer=name, levels=((1, 90),))
+    result = descend(_fixed(volume), volume, CARM, starts, optimizer=name, levels=((1, 90),))
     assert result.reason[1] == "loss below threshold" and result.best == 1
     losses = result.trace_loss[:, 0]
     assert float(losses[torch.isfinite(losses)].min()) == result.final_loss[0] < losses[0]
@@ -148,6 +148,6 @@ def test_a_search_without_gradients(volume, name):
 def test_images_must_fit_the_starts(volume):
     fixed = _fixed(volume).expand(3, -1, -1, -1)
     with pytest.raises(ShapeError, match=r"\[2, 1, height, width\]"):
-        register(fixed, volume, CARM, torch.stack([START, START]))
+        descend(fixed, volume, CARM, torch.stack([START, START]))
     with pytest.raises(ConfigError, match="finite"):
-        register(fixed[:1], volume, CARM, START, derivative="central")
+        descend(fixed[:1], volume, CARM, START, derivative="central")
