@@ -1,18 +1,19 @@
-"""Figures of studies: success rates with their intervals, losses over steps, success over distance.
+"""Figures of studies: success rates with their intervals, losses over steps, success over distance,
+distributions of errors.
 
 All take saved tables (`success_table`, records of `registration_trials`), so that results replot
 without a run. Each draws into the axes it is given.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from drrlib.errors import ConfigError
+from drrlib.evaluation import CRITERIA, FOUND, capture_range, success_by_distance
 from drrlib.plotting import BLACK, BLUE, RED
-from drrlib.study_registration import CRITERIA
 
 CRITERION_MARKS = dict(zip(CRITERIA, "osD", strict=True))
 
@@ -89,6 +90,62 @@ def draw_distance(axes: Axes, table: pd.DataFrame, criterion: str, name: str, **
     axes.set(xlabel="mTRE of the start [mm]", ylabel="successful starts [%]", ylim=(-3, 103))
 
 
+def plot_success_curve(
+    axes: Axes,
+    trials: pd.DataFrame,
+    edges: Sequence[float],
+    label: str | None = None,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Success by mTRE < 1 mm over the start's mTRE with Wilson's band, per group.
+
+    A dashed line in the group's colour ends its capture range; the legend has it in mm.
+
+    Args:
+        trials: Records of `registration_trials`.
+        edges: Of the bins of the start's mTRE [mm].
+        label: Column that tells the groups apart; None: one group.
+        colors: A colour per group.
+    """
+    for name, part in _groups(trials, label):
+        reach = capture_range(part, edges)
+        text = f"{name}: " * (label is not None)
+        text += "no capture range" if np.isnan(reach) else f"capture range {reach:.0f} mm"
+        style = dict(ls="-", color=colors[name]) if colors else dict(ls="-")
+        draw_distance(axes, success_by_distance(part, edges), FOUND, text, **style)
+        if not np.isnan(reach):
+            axes.axvline(reach, color=axes.lines[-1].get_color(), ls="--", lw=0.8)
+    axes.axhline(95, color=BLACK, ls=":", lw=0.6)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.legend()
+
+
+def plot_error_distribution(
+    axes: Axes,
+    trials: pd.DataFrame,
+    label: str | None = None,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Share of trials that end below an mTRE, per group, with the line of success at 1 mm.
+
+    The curve of a group with lost trials (NaN) ends below 100 %.
+
+    Args:
+        trials: Records with a column mtre_mm.
+        label: Column that tells the groups apart; None: one group.
+        colors: A colour per group.
+    """
+    for name, part in _groups(trials, label):
+        error = np.sort(part["mtre_mm"].to_numpy(float))  # NaN last
+        share = 100 * np.arange(1, len(error) + 1) / len(error)
+        style = dict(color=colors[name]) if colors else {}
+        axes.step(error, share, where="post", label=name, **style)
+    axes.axvline(1.0, color=BLACK, ls=":", lw=0.8)
+    axes.set(xscale="log", ylim=(-3, 103), xlabel="mTRE at the end [mm]", ylabel="trials [%]")
+    if label is not None:
+        axes.legend()
+
+
 def traces(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Steps [k] and losses [n, k] of the columns loss_<step>; after its end a start's lowest loss.
 
@@ -125,6 +182,10 @@ def draw_rate_search(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xticklabels([f"{x:g}" for x in grid.columns])
     axes.set_yticklabels([f"{x:g}" for x in grid.index])
     axes.set(xlabel="rate of translation", ylabel="rate of rotation")
+
+
+def _groups(trials: pd.DataFrame, label: str | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield from [("", trials)] if label is None else trials.groupby(label, sort=False)
 
 
 def _frame(column: float, row: float):

@@ -1,7 +1,6 @@
-"""Monte Carlo studies of registration: random poses and starts, success by three criteria.
+"""Monte Carlo studies of registration: random poses and starts, a record of each trial.
 
-The three criteria are never mixed: the loss below 1e-6, ZNCC above 0.999, and the true pose found
-(mTRE below 1 mm). All three judge the same pose, that of the lowest loss of a run.
+Records are judged in `evaluation`.
 """
 
 import dataclasses
@@ -22,18 +21,14 @@ from drrlib.carm import CArm
 from drrlib.descent import DescentResult, descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
+from drrlib.evaluation import CRITERIA
 from drrlib.losses import zncc
-from drrlib.metrics import mtre, pose_errors, wilson_interval
+from drrlib.metrics import mrpd, mtre, pose_errors
 from drrlib.optimizers import OPTIMIZERS
 from drrlib.readers import read_volume
 from drrlib.study import trial_generator
 from drrlib.volume import Volume
 
-CRITERIA = {
-    "loss < 1e-6": lambda t: t["loss"] < 1e-6,
-    "ZNCC > 0.999": lambda t: t["zncc"] > 0.999,
-    "mTRE < 1 mm": lambda t: t["mtre_mm"] < 1.0,
-}
 _ETA = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
 
 
@@ -168,8 +163,8 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         indices: Which trials; they run side by side.
 
     Returns:
-        A row per trial: loss, zncc, mtre_mm and the parts of the pose error at the pose of the
-        lowest loss; start_mtre_mm; steps until the end, until the loss was first below 1e-6
+        A row per trial: loss, zncc, mtre_mm, mrpd_mm and the parts of the pose error at the pose
+        of the lowest loss; start_mtre_mm; steps until the end, until the loss was first below 1e-6
         (`steps_loss`) and until ZNCC was first above 0.999 (`steps_zncc`, only where the loss
         is 1 - ZNCC), NaN where that never happened; renders; the reason why it ended; and
         true_*, start_*, final_* for the six parameters.
@@ -211,7 +206,10 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         loss=result.final_loss,
         zncc=zncc(fixed, drr(found).detach()).double().cpu(),
         mtre_mm=mtre(found, true_pose, points),
+        mrpd_mm=mrpd(found, true_pose, points),
         rotation_deg=torch.rad2deg(errors.rotation),
+        rotation_in_plane_deg=torch.rad2deg(errors.rotation_in_plane),
+        rotation_out_of_plane_deg=torch.rad2deg(errors.rotation_out_of_plane),
         in_plane_mm=errors.in_plane,
         depth_mm=errors.depth,
         start_mtre_mm=mtre(drr.pose(start), true_pose, points),
@@ -259,55 +257,6 @@ def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         row = dict(trial=index, lr_rotation=pairs[index][0], lr_translation=pairs[index][1])
         hits = {name: int(met(table).sum()) for name, met in CRITERIA.items()}
         rows.append({**row, "score": float(np.log10(loss).mean()), **hits})
-    return pd.DataFrame(rows)
-
-
-def success_by_distance(trials: pd.DataFrame, edges: Sequence[float]) -> pd.DataFrame:
-    """`success_table` of starts binned by their mTRE, with columns from_mm and to_mm.
-
-    Bins without a start are left out.
-
-    Raises:
-        ConfigError: a start lies outside of all bins.
-    """
-    where = pd.cut(trials["start_mtre_mm"], list(edges), labels=False, include_lowest=True)
-    if where.isna().any():
-        raise ConfigError(
-            f"{int(where.isna().sum())} starts lie outside of {edges[0]:g} to {edges[-1]:g} mm; "
-            f"they reach from {trials['start_mtre_mm'].min():g} to "
-            f"{trials['start_mtre_mm'].max():g}: widen the edges"
-        )
-    tables = []
-    for i, (low, high) in enumerate(itertools.pairwise(edges)):
-        if (where == i).any():
-            tables.append(success_table(trials[where == i]).assign(from_mm=low, to_mm=high))
-    return pd.concat(tables, ignore_index=True)
-
-
-def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Success rates by each criterion, with Wilson's 95 % interval.
-
-    Args:
-        trials: Rows of `registration_trials`.
-        by: Columns that tell groups apart, such as optimizer and view.
-
-    Returns:
-        Columns `by`, criterion, successes, trials, rate_percent, low_percent, high_percent.
-
-    Raises:
-        ConfigError: `by` is one string, or names a column that is not there.
-    """
-    if isinstance(by, str) or not set(by) <= set(trials.columns):
-        raise ConfigError(f"by is {by!r}; expected a list of columns, of {list(trials.columns)}")
-    groups = trials.groupby(list(by), sort=False) if by else [((), trials)]
-    rows = []
-    for key, group in groups:
-        for criterion, met in CRITERIA.items():
-            hits, count = int(met(group).sum()), len(group)
-            low, high = wilson_interval(hits, count)
-            rate = dict(rate_percent=100 * hits / count, low_percent=100 * low)
-            row = dict(zip(by, key, strict=True), criterion=criterion, successes=hits, trials=count)
-            rows.append({**row, **rate, "high_percent": 100 * high})
     return pd.DataFrame(rows)
 
 

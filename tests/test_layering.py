@@ -18,6 +18,7 @@ LAYERS = [
     ("datasets",),
     ("drr",),
     ("losses", "metrics"),
+    ("evaluation",),
     ("optimizers", "landmarks"),
     ("descent", "graphs", "landscapes"),
     ("registration",),

@@ -7,8 +7,8 @@ import pytest
 
 from drrlib import plotting_study as figures
 from drrlib.errors import ConfigError
+from drrlib.evaluation import success_by_distance, success_table
 from drrlib.plotting import BLUE, RED
-from drrlib.study_registration import success_by_distance, success_table
 
 
 @pytest.fixture
@@ -73,6 +73,38 @@ def test_distance_stands_in_the_middle_of_its_bin(axes, trials):
     figures.draw_distance(axes, table, "mTRE < 1 mm", "all", color=BLUE, ls="--")
     assert axes.lines[0].get_xdata().tolist() == [10, 30, 50]
     assert axes.lines[0].get_ydata().tolist() == [100, 0, 100]
+
+
+def test_success_curves_end_their_capture_range(axes):
+    rows = [
+        dict(rule=rule, start_mtre_mm=5.0 + 10 * k, mtre_mm=0.5 if i < hits else np.nan)
+        for rule, successes in (("a", (20, 19, 10)), ("b", (10, 20, 20)))
+        for k, hits in enumerate(successes)
+        for i in range(20)
+    ]
+    trials, edges = pd.DataFrame(rows).assign(loss=0.1, zncc=0.9), [0, 10, 20, 30]
+    figures.plot_success_curve(axes, trials, edges, "rule", {"a": BLUE, "b": RED})
+    curve, end, other, level = axes.lines  # b has no capture range
+    assert curve.get_ydata().tolist() == pytest.approx([100, 95, 50])
+    assert other.get_ydata().tolist() == pytest.approx([50, 100, 100])
+    assert list(end.get_xdata()) == [20, 20] and list(level.get_ydata()) == [95, 95]
+    assert end.get_color() == curve.get_color() == BLUE and other.get_color() == RED
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == ["a: capture range 20 mm", "b: no capture range"]
+    axes.clear()
+    figures.plot_success_curve(axes, trials[trials["rule"] == "a"], edges)
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words == ["capture range 20 mm"]
+
+
+def test_error_distributions_count_the_lost(axes, trials):
+    trials.loc[1, "mtre_mm"] = np.nan
+    figures.plot_error_distribution(axes, trials, "rule", {"a": BLUE, "b": RED})
+    a, b, success = axes.lines
+    assert a.get_xdata().tolist()[:2] == [0.1, 0.2] and np.isnan(a.get_xdata()[2])
+    assert b.get_xdata().tolist() == [0.1, 0.2, 40.0]
+    assert b.get_ydata().tolist() == pytest.approx([100 / 3, 200 / 3, 100])
+    assert list(success.get_xdata()) == [1.0, 1.0] and axes.get_xscale() == "log"
 
 
 def test_the_frame_is_around_the_best_pair(axes):

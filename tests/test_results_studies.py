@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 
+from drrlib.evaluation import success_table
 from drrlib.paper import repository
-from drrlib.study_registration import success_table
 
 FULL = repository() / "results" / "full"
 # (records, table, columns that tell groups apart)

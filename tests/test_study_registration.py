@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -11,15 +10,13 @@ from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.metrics import mtre, wilson_interval
+from drrlib.metrics import mrpd, mtre
 from drrlib.study_registration import (
     Protocol,
     eta_of,
     load_volume,
     rate_trials,
     registration_trials,
-    success_by_distance,
-    success_table,
     targets,
 )
 
@@ -57,6 +54,10 @@ def test_records_agree_with_their_own_poses(table):
     for column, kind in (("mtre_mm", "final"), ("start_mtre_mm", "start")):
         again = mtre(poses[kind], poses["true"], points)
         assert np.allclose(table[column], again, rtol=1e-9)
+    again = mrpd(poses["final"], poses["true"], points)
+    assert np.allclose(table["mrpd_mm"], again, rtol=1e-6)
+    parts = table[["rotation_in_plane_deg", "rotation_out_of_plane_deg"]]
+    assert np.allclose(np.hypot(*parts.to_numpy().T), table["rotation_deg"], rtol=1e-6)
     assert (table["start_mtre_mm"] > table["mtre_mm"]).all()
     assert np.allclose(1 - table["zncc"], table["loss"], atol=1e-6)
     for i in range(4):
@@ -119,43 +120,6 @@ def test_noise_is_the_trial_s_own():
     alone = registration_trials(noisy.config(), [1])
     assert abs(both["loss"][1] - alone["loss"][0]) < 1e-3 * alone["loss"][0]
     assert (both["loss"] > registration_trials(SMALL.config(), [0, 1])["loss"]).all()
-
-
-def test_success_table_by_hand():
-    trials = pd.DataFrame(
-        {
-            "optimizer": ["a", "a", "b", "a"],
-            "loss": [1e-7, 1e-3, 5e-7, math.nan],
-            "zncc": [0.9999, 0.9985, 0.9999, math.nan],
-            "mtre_mm": [0.1, 0.5, 3.0, math.nan],
-            "start_mtre_mm": [5.0, 15.0, 25.0, 12.0],
-        }
-    )
-    table = success_table(trials, ["optimizer"]).set_index(["optimizer", "criterion"])
-    for key, hits, count in (
-        (("a", "loss < 1e-6"), 1, 3),
-        (("a", "ZNCC > 0.999"), 1, 3),
-        (("a", "mTRE < 1 mm"), 2, 3),
-        (("b", "loss < 1e-6"), 1, 1),
-        (("b", "mTRE < 1 mm"), 0, 1),
-    ):
-        row, (low, high) = table.loc[key], wilson_interval(hits, count)
-        assert (row["successes"], row["trials"]) == (hits, count)
-        assert row["rate_percent"] == pytest.approx(100 * hits / count)
-        assert (row["low_percent"], row["high_percent"]) == (100 * low, 100 * high)
-    assert success_table(trials)["trials"].tolist() == [4, 4, 4]
-    bins = success_by_distance(trials, [0, 10, 20, 30, 40])
-    part = bins[bins["criterion"] == "mTRE < 1 mm"]
-    assert part[["from_mm", "successes", "trials"]].values.tolist() == [
-        [0, 1, 1],
-        [10, 1, 2],
-        [20, 0, 1],
-    ]
-    assert success_by_distance(trials, [5, 25])["trials"].tolist() == [4, 4, 4]
-    with pytest.raises(ConfigError, match="2 starts lie outside of 10 to 20"):
-        success_by_distance(trials, [10, 20])
-    with pytest.raises(ConfigError, match="list of columns"):
-        success_table(trials, "optimizer")
 
 
 def test_rates_are_scored_by_what_they_reach():
