@@ -100,12 +100,15 @@ def capture_range(
     """The largest mTRE of a start [mm] up to which every bin has at least `share` successes.
 
     Success is mTRE < 1 mm. A bin of fewer than `fewest` trials says little (of fewer than 20, one
-    failure is more than 5 %), so it is joined with the next ones outwards until they are that
-    many. What is left at the outer end with fewer is not judged, and the range ends before it.
+    failure is more than 5 %), so it is judged together with the next ones outwards, as soon as
+    they are that many. A bin of that many must succeed on its own, too: the few before it do not
+    hide its failures. What is left at the outer end with fewer is not judged, and the range ends
+    before it.
 
     Args:
         trials: Columns start_mtre_mm and mtre_mm.
         edges: Of the bins of start_mtre_mm, rising [mm].
+        fewest: At least 1.
 
     Returns:
         Upper edge of the last bin before the first that fails, or the largest start if that is
@@ -113,15 +116,18 @@ def capture_range(
         there are fewer than `fewest` trials.
 
     Raises:
-        ConfigError: a start lies outside of all bins.
+        ConfigError: a start lies outside of all bins, or `fewest` is below 1.
     """
+    if fewest < 1:
+        raise ConfigError(f"fewest is {fewest}; expected at least 1 trial to judge a bin by")
     where, met = _bins(trials["start_mtre_mm"], edges), CRITERIA[FOUND](trials)
     reached, hits, count = np.nan, 0, 0
     for i, high in enumerate(edges[1:]):
-        hits, count = hits + int(met[where == i].sum()), count + int((where == i).sum())
+        own = met[where == i]
+        hits, count = hits + int(own.sum()), count + len(own)
         if count < fewest:
             continue
-        if hits / count < share:
+        if hits / count < share or (len(own) >= fewest and own.mean() < share):
             break
         reached, hits, count = float(high), 0, 0
     return float(np.minimum(reached, trials["start_mtre_mm"].max()))

@@ -99,7 +99,8 @@ def plot_success_curve(
 ) -> None:
     """Success by mTRE < 1 mm over the start's mTRE with Wilson's band, per group.
 
-    A dashed line in the group's colour ends its capture range; the legend has it in mm.
+    A dashed line in the group's colour ends its capture range, which the legend has in mm; the
+    dotted line is at 95 %.
 
     Args:
         trials: Records of `registration_trials`.
@@ -110,14 +111,14 @@ def plot_success_curve(
     for name, part in _groups(trials, label):
         reach = capture_range(part, edges)
         text = f"{name}: " * (label is not None)
-        text += "no capture range" if np.isnan(reach) else f"capture range {reach:.0f} mm"
+        text += "none" if np.isnan(reach) else f"{reach:.0f} mm"
         style = dict(ls="-", color=colors[name]) if colors else dict(ls="-")
         draw_distance(axes, success_by_distance(part, edges), FOUND, text, **style)
         if not np.isnan(reach):
             axes.axvline(reach, color=axes.lines[-1].get_color(), ls="--", lw=0.8)
     axes.axhline(95, color=BLACK, ls=":", lw=0.6)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.legend()
+    axes.set_xlim(edges[0], edges[-1] + 0.02 * (edges[-1] - edges[0]))
+    axes.legend(title="capture range")
 
 
 def plot_error_distribution(

@@ -76,6 +76,8 @@ def test_the_capture_range_ends_before_the_first_bin_that_fails():
         assert capture_range(bins(count * 19 // 20, trials=count), edges) == 5
     with pytest.raises(ConfigError, match="20 starts lie outside of 0 to 30"):
         capture_range(bins(20, 20, 20, 20), edges[:-1])
+    with pytest.raises(ConfigError, match="fewest is 0"):
+        capture_range(bins(20), edges, fewest=0)
 
 
 def test_bins_of_few_trials_are_joined_outwards():
@@ -87,6 +89,10 @@ def test_bins_of_few_trials_are_joined_outwards():
     lost = few.assign(mtre_mm=few["mtre_mm"].mask(few.index >= 38))
     assert capture_range(lost, edges) == 20  # a lost trial is a failure
     assert math.isnan(capture_range(few[10:29], edges))  # 19 trials
+    # A bin with enough trials cannot hide behind few successes before it: 28 of 29, but 18 of 19.
+    hidden = pd.concat([bins(10, trials=10), bins(0, 18, trials=19)[19:]])
+    assert capture_range(hidden, edges, fewest=20) == 15
+    assert math.isnan(capture_range(hidden, edges, fewest=19))
     # An empty bin passes nothing on but its edge.
     assert capture_range(pd.concat([bins(20), few[30:], few[30:]]), edges) == 35
 
@@ -131,7 +137,7 @@ def test_error_table_has_the_capture_range_of_each_group():
     )
     table = error_table(trials, ["m"])
     assert table["trials"].tolist() == [40, 40, 20]  # a group without a name counts, too
-    # Bins of 5 mm: of b, (0, 5] succeeds, and the empty (5, 10] is joined with (10, 15], which fails.
+    # Bins of 5 mm: of b, (0, 5] succeeds; the empty (5, 10] is joined with (10, 15], which fails.
     assert table["capture_range_mm"].tolist()[:2] == [15.0, 5.0]
     assert math.isnan(table["capture_range_mm"][2])
     assert error_table(trials, ["m"], [0, 20])["capture_range_mm"][1:].isna().all()
@@ -141,17 +147,17 @@ def test_error_table_has_the_capture_range_of_each_group():
 
 def test_converged_table_by_hand():
     said = [True] * 4 + [False] * 6
-    error = [0.1, 0.2, 0.3, 7.0, 0.4, 5.0, 6.0, math.nan, 8.0, 9.0]
+    error = [0.1, 0.2, 0.3, 7.0, 0.4, 0.5, 6.0, math.nan, 8.0, 9.0]
     trials = pd.DataFrame({"converged": said, "mtre_mm": error})
     row = converged_table(trials).iloc[0]
     names = ["trials", "true_positives", "false_positives", "false_negatives", "true_negatives"]
-    assert row[names].tolist() == [10, 3, 1, 1, 5]
-    low, high = wilson_interval(3, 4)
-    assert row[5:8].tolist() == pytest.approx([75.0, 100 * low, 100 * high])
+    assert row[names].tolist() == [10, 3, 1, 2, 4]
+    low, high = wilson_interval(3, 5)
+    assert row[5:8].tolist() == pytest.approx([60.0, 100 * low, 100 * high])
     low, high = wilson_interval(1, 10)
     assert row[8:].tolist() == pytest.approx([100.0, 1000 * low, 1000 * high])
     apart = converged_table(trials.assign(kind=["x"] * 7 + ["y"] * 3), ["kind"])
-    assert apart["kind"].tolist() == ["x", "y"] and apart["true_negatives"].tolist() == [2, 3]
+    assert apart["kind"].tolist() == ["x", "y"] and apart["true_negatives"].tolist() == [1, 3]
     assert math.isnan(apart["sensitivity_percent"][1])  # none was found
     for bad in (trials.drop(columns="converged"), trials.assign(converged=1)):
         with pytest.raises(ConfigError, match="expected bool"):

@@ -90,11 +90,11 @@ def test_success_curves_end_their_capture_range(axes):
     assert list(end.get_xdata()) == [20, 20] and list(level.get_ydata()) == [95, 95]
     assert end.get_color() == curve.get_color() == BLUE and other.get_color() == RED
     words = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert words == ["a: capture range 20 mm", "b: no capture range"]
+    assert words == ["a: 20 mm", "b: none"]
     axes.clear()
     figures.plot_success_curve(axes, trials[trials["rule"] == "a"], edges)
     words = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert words == ["capture range 20 mm"]
+    assert words == ["20 mm"]
 
 
 def test_error_distributions_count_the_lost(axes, trials):
