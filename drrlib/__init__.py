@@ -5,8 +5,6 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 """
 
 from drrlib.carm import CArm
-from drrlib.descent import DescentResult as RegistrationResult
-from drrlib.descent import descend as register
 from drrlib.dicom import list_series, read_ct_series
 from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
@@ -14,6 +12,7 @@ from drrlib.losses import l2, ncc, zncc
 from drrlib.metrics import mtre
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.readers import read_volume
+from drrlib.registration import RegistrationResult, View, register
 from drrlib.volume import Volume
 
 __all__ = [
@@ -21,6 +20,7 @@ __all__ = [
     "CArm",
     "Grid",
     "RegistrationResult",
+    "View",
     "Volume",
     "l2",
     "line_integrals",

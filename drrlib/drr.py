@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
+from drrlib.carm import CArm, Frame
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients, project
 from drrlib.volume import Volume
@@ -95,26 +95,27 @@ class DRR:
     def jacobian(
         self,
         parameters: Float[Tensor, "b n"],
-        pose_of: Callable[[Tensor], Tensor] | None = None,
+        frame_of: Callable[[Tensor], Frame] | None = None,
     ) -> tuple[Float[Tensor, "b 1 height width"], Float[Tensor, "b 1 height width n"]]:
         """Images and their derivatives with respect to the parameters of each pose.
 
         One march: the derivatives come from the sums that the kernel keeps per ray.
 
         Args:
-            parameters: One row per image; eta, unless `pose_of` says otherwise.
-            pose_of: Maps parameters [b, n] to world_from_camera [b, 4, 4] row by row.
+            parameters: One row per image; eta, unless `frame_of` says otherwise.
+            frame_of: Maps parameters [b, n] to `CArm.frame`'s source and detector, row by row,
+                such as lambda xi: carm.frame(pose @ se3.exp(xi)).
 
         Returns:
             The image and dE/dparameters, both without autograd history.
         """
         if parameters.ndim != 2:
             raise ShapeError(f"parameters has shape {tuple(parameters.shape)}; expected [batch, n]")
-        pose_of = pose_of or self.pose
+        frame_of = frame_of or (lambda eta: self.carm.frame(self.pose(eta)))
         grid = self.grid
 
         def frames(p: Tensor) -> Tensor:
-            source, corner, *steps = self.carm.frame(pose_of(p))
+            source, corner, *steps = frame_of(p)
             points = [grid.to_voxel(source), grid.to_voxel(corner)]
             return torch.cat(points + [grid.to_voxel_step(x) for x in steps], dim=-1)
 

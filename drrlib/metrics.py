@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.se3 import inverse, so3_log, transform_points
+from drrlib.volume import Volume
 
 
 class PoseErrors(NamedTuple):
@@ -33,6 +34,12 @@ class PoseErrors(NamedTuple):
     translation: Float[Tensor, " b"]
     in_plane: Float[Tensor, " b"]
     depth: Float[Tensor, " b"]
+
+
+def targets(volume: Volume) -> Float[Tensor, "6 3"]:
+    """Points whose displacement the mTRE measures: 50 mm from the centre along each axis."""
+    step = 50 * torch.eye(3, dtype=torch.float64)
+    return volume.center + torch.cat([step, -step])
 
 
 def mtre(

@@ -23,7 +23,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA
 from drrlib.losses import zncc
-from drrlib.metrics import mrpd, mtre, pose_errors
+from drrlib.metrics import mrpd, mtre, pose_errors, targets
 from drrlib.optimizers import OPTIMIZERS
 from drrlib.readers import read_volume
 from drrlib.study import trial_generator
@@ -147,12 +147,6 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
         volume = datasets.volume(name)  # raises, with the names, if it is none
     factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
     return volume.coarsen(tuple(factors)).crop_to_support().to(device)
-
-
-def targets(volume: Volume) -> Float[Tensor, "6 3"]:
-    """Points whose displacement the mTRE measures: 50 mm from the centre along each axis."""
-    step = 50 * torch.eye(3, dtype=torch.float64)
-    return volume.center + torch.cat([step, -step])
 
 
 def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def test_jacobian_is_the_gradient_of_every_pixel(backend, method):
 
 
 def test_jacobian_of_other_parameters():
-    """Any map from parameters to poses will do, such as twists in the camera frame."""
+    """Any map from parameters to source and detector will do, such as twists in the camera frame."""
     from drrlib import se3
 
     drr = DRR(_volume(torch.float64), _carm(), method="joseph")
@@ -69,7 +69,10 @@ def test_jacobian_of_other_parameters():
     def pose_of(xi):
         return base @ se3.exp(xi)
 
-    image, jacobian = drr.jacobian(torch.zeros(1, 6, dtype=torch.float64), pose_of)
+    def frame_of(xi):
+        return drr.carm.frame(pose_of(xi))
+
+    image, jacobian = drr.jacobian(torch.zeros(1, 6, dtype=torch.float64), frame_of)
     step = torch.zeros(1, 6, dtype=torch.float64)
     step[0, 3] = 1e-4
     finite = (drr(pose_of(step)) - drr(pose_of(-step))) / 2e-4

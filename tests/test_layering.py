@@ -20,7 +20,8 @@ LAYERS = [
     ("losses", "metrics"),
     ("evaluation",),
     ("optimizers", "landmarks"),
-    ("descent", "graphs", "landscapes"),
+    ("levenberg", "matching", "descent", "graphs", "landscapes"),
+    ("outliers",),
     ("registration",),
     ("study",),
 ]

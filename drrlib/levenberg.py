@@ -1,0 +1,215 @@
+"""Levenberg-Marquardt on the zero-normalised image, a batch of poses side by side.
+
+The loss 1 - ZNCC is half the squared difference of the two images once each has mean 0 and
+length 1, so it is a sum of squares, and the image Jacobian of one march is all that Gauss-Newton
+needs. It takes Joseph's images: Siddon's are rough in the pose, and their curvature at the
+optimum is far too large.
+
+Source: Marquardt 1963, doi:10.1137/0111030; the covariance: Liang and Zeger 1986,
+doi:10.1093/biomet/73.1.13.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from drrlib.carm import Frame
+from drrlib.drr import DRR
+from drrlib.projectors import project
+
+_BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
+_FIRST, _LEAST, _MOST = 1e-3, 1e-9, 1e9  # damping
+# A step below this changes no pixel by more than rounding [rad, mm].
+_STILL = (1e-6,) * 3 + (1e-3,) * 3
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One view of all images: who renders it, what it should look like.
+
+    Args:
+        drr: Renderer of the level, method "joseph".
+        fixed: [t, 1, h, w].
+        weights: Weight of each pixel, [t, 1, h, w]; None for 1 everywhere.
+        frame_of: Parameters [m, n] -> source and detector of this view.
+    """
+
+    drr: DRR
+    fixed: Tensor
+    weights: Tensor | None
+    frame_of: Callable[[Tensor], Frame]
+
+    def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
+        """Images. Gradients: parameters."""
+        drr = self.drr
+        image = project(
+            drr.grid, *self.frame_of(parameters), drr.carm.height, drr.carm.width,
+            method=drr.method, backend=drr.backend,
+        )  # fmt: skip
+        return image[:, None]
+
+    def rows(self, rows: Int[Tensor, " r"]) -> "Sight":
+        """The view with some of its images, which may repeat."""
+        rows = rows.to(self.fixed.device)
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(self, fixed=self.fixed[rows], weights=weights)
+
+
+class Normal(NamedTuple):
+    """Loss and its quadratic model: loss [m], gradient [m, n], Gauss-Newton matrix [m, n, n]."""
+
+    loss: Float[Tensor, " m"]
+    gradient: Float[Tensor, "m n"]
+    curvature: Float[Tensor, "m n n"]
+
+
+class Settled(NamedTuple):
+    """Where each row ended.
+
+    Attributes:
+        parameters: [m, n].
+        normal: The model there.
+        settled: Whether the steps became negligible before they ran out.
+        renders: Images rendered.
+    """
+
+    parameters: Float[Tensor, "m n"]
+    normal: Normal
+    settled: Bool[Tensor, " m"]
+    renders: int
+
+
+def levenberg(
+    sights: Sequence[Sight],
+    parameters: Float[Tensor, "m n"],
+    owner: Int[Tensor, " m"],
+    steps: int,
+    still: Sequence[float] = _STILL,
+) -> Settled:
+    """Minimise the mean over the views of 1 - ZNCC from each row of parameters.
+
+    Args:
+        sights: The views.
+        parameters: Where to begin: six of the pose, and freed lengths after them.
+        owner: Which of the fixed images each row belongs to.
+        steps: Most steps; each renders one image, and a rejected one counts.
+        still: A step below these in every parameter ends the row.
+
+    A row whose model is not finite stays where it is and has not settled.
+    """
+    p = parameters.clone()
+    tiny = p.new_tensor([*still, *[1e-3] * (p.shape[1] - len(still))])
+    here = normal_equations(sights, p, owner)
+    renders = len(p) * len(sights)
+    damping = p.new_full((len(p),), _FIRST)
+    settled = torch.zeros(len(p), dtype=torch.bool)
+    running = torch.isfinite(here.loss)
+    for _ in range(steps):
+        rows = torch.nonzero(running).flatten()
+        if len(rows) == 0:
+            break
+        move = _step(Normal(*(x[rows] for x in here)), damping[rows])
+        tried = p[rows] + move
+        there = normal_equations(sights, tried, owner[rows])
+        renders += len(rows) * len(sights)
+        better = there.loss < here.loss[rows]
+        small = (move.abs() < tiny).all(dim=1)
+        took, lost = rows[better], rows[~better]
+        p[took] = tried[better]
+        for old, new in zip(here, there, strict=True):
+            old[took] = new[better]
+        damping[took] = (damping[took] / 10).clamp_min(_LEAST)
+        damping[lost] = damping[lost] * 10
+        settled[rows[small]] = True
+        stuck = damping[rows] > _MOST
+        settled[rows[stuck]] = True  # no direction goes down any more
+        running[rows[small | stuck]] = False
+    return Settled(p, here, settled, renders)
+
+
+def normal_equations(
+    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+) -> Normal:
+    """Mean over the views of the loss, its gradient and its Gauss-Newton matrix."""
+    parts = []
+    for sight in sights:
+        residual, jacobian = residuals(sight, parameters, owner)
+        parts.append(
+            (
+                0.5 * residual.square().sum(dim=1, dtype=torch.float64),
+                _times(jacobian, residual[..., None])[..., 0],
+                _times(jacobian, jacobian),
+            )
+        )
+    return Normal(*(sum(x).div(len(sights)).cpu() for x in zip(*parts, strict=True)))
+
+
+def residuals(
+    sight: Sight, parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+) -> tuple[Float[Tensor, "m pixels"], Float[Tensor, "m pixels n"]]:
+    """Difference of the unit images, and its derivative."""
+    image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
+    moving, jacobian = image.flatten(1), jacobian.flatten(1, 3)
+    where = owner.to(moving.device)
+    fixed = sight.fixed[where].flatten(1).to(moving)
+    weights = None if sight.weights is None else sight.weights[where].flatten(1).to(moving)
+    fixed, _ = _centred(fixed, weights)
+    moving, share = _centred(moving, weights)
+    jacobian = jacobian - share[:, None] @ jacobian
+    if weights is not None:
+        jacobian = weights.sqrt()[..., None] * jacobian
+    length = torch.linalg.vector_norm(moving, dim=1, keepdim=True).clamp_min(1e-30)
+    unit = moving / length
+    jacobian = (jacobian - unit[..., None] * (unit[:, None] @ jacobian)) / length[..., None]
+    fixed = fixed / torch.linalg.vector_norm(fixed, dim=1, keepdim=True).clamp_min(1e-30)
+    return unit - fixed, jacobian
+
+
+def covariance(
+    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+) -> Float[Tensor, "m n n"]:
+    """Covariance of the parameters from what is left of the image: the sandwich H^-1 M H^-1.
+
+    M sums the outer products of each block's part of the gradient, so noise may differ from place
+    to place and be correlated within blocks of 8 x 8 pixels, as blur, scatter or an instrument
+    make it. What moves the optimum as a whole, such as wrong intrinsics, is not in it.
+    """
+    meat = curvature = 0.0
+    for sight in sights:
+        residual, jacobian = residuals(sight, parameters, owner)
+        part = jacobian * residual[..., None]
+        part = part.unflatten(1, sight.fixed.shape[-2:]).permute(0, 3, 1, 2)
+        size = min(_BLOCK, *sight.fixed.shape[-2:])
+        block = avg_pool2d(part, size, ceil_mode=True, divisor_override=1).flatten(2).double()
+        meat = meat + (block @ block.mT).cpu()
+        curvature = curvature + _times(jacobian, jacobian).cpu()
+    inverse = torch.linalg.pinv(curvature)
+    return inverse @ meat @ inverse
+
+
+def _step(model: Normal, damping: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
+    """Marquardt's step: the damping grows with each parameter's own curvature."""
+    diagonal = model.curvature.diagonal(dim1=1, dim2=2)
+    scale = diagonal.clamp_min(1e-30).rsqrt()
+    matrix = model.curvature * scale[:, None] * scale[:, :, None]  # unit diagonal
+    matrix = matrix + torch.diag_embed(damping[:, None].expand_as(diagonal) + 1e-12)
+    right = (model.gradient * scale)[..., None]
+    return -torch.linalg.solve(matrix, right)[..., 0] * scale
+
+
+def _times(a: Tensor, b: Tensor) -> Tensor:
+    return (a.mT @ b).double()
+
+
+def _centred(image: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Image minus its mean, times root weights; and the share of each pixel in that mean."""
+    if weights is None:
+        share = torch.full_like(image, 1 / image.shape[1])
+        return image - image.mean(dim=1, keepdim=True), share
+    share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    return weights.sqrt() * (image - (share * image).sum(dim=1, keepdim=True)), share

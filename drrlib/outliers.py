@@ -1,0 +1,88 @@
+"""Pixels that the CT cannot explain, such as an instrument: found and given no weight.
+
+The fixed image is fitted by scale and offset of the moving one with Tukey's biweight (Beaton and
+Tukey 1974, doi:10.1080/00401706.1974.10489171), whose scale is the median absolute residual.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from drrlib.levenberg import Sight
+
+_CUT = 6.0  # scales: beyond it a pixel counts nothing
+# Scale is at least so much of the image's own deviation: what voxels and pixels of finite size
+# leave even at the right pose is no outlier.
+_LEAST = 0.02
+_ROUNDS = 10
+
+
+class Fit(NamedTuple):
+    """How a moving image explains a fixed one.
+
+    Attributes:
+        weights: Of each pixel, [m, pixels].
+        residual: Fixed minus fitted, over the fitted image's deviation [m, pixels].
+        scale: Robust deviation of the residual [m].
+    """
+
+    weights: Float[Tensor, "m pixels"]
+    residual: Float[Tensor, "m pixels"]
+    scale: Float[Tensor, " m"]
+
+
+def fit(
+    moving: Float[Tensor, "m pixels"],
+    fixed: Float[Tensor, "m pixels"],
+    weights: Float[Tensor, "m pixels"] | None,
+) -> Fit:
+    """Scale and offset by reweighted least squares."""
+    given = torch.ones_like(moving) if weights is None else weights
+    w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
+    for _ in range(_ROUNDS):
+        share = w / w.sum(dim=1, keepdim=True).clamp_min(1e-30)
+        m = moving - (share * moving).sum(dim=1, keepdim=True)
+        f = fixed - (share * fixed).sum(dim=1, keepdim=True)
+        square = (share * m.square()).sum(dim=1, keepdim=True).clamp_min(1e-30)
+        slope = (share * m * f).sum(dim=1, keepdim=True) / square
+        contrast = (slope.abs() * square.sqrt()).clamp_min(1e-30)
+        residual = (f - slope * m) / contrast
+        seen = torch.where(given > 0, residual.abs(), torch.nan)
+        scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST)
+        w = given * (1 - (residual / (_CUT * scale)).square()).clamp_min(0).square()
+    return Fit(w, torch.where(given > 0, residual, 0.0), scale[:, 0])
+
+
+def reweighed(
+    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+) -> tuple[list[Sight], list[Fit]]:
+    """Views with an image and weights for each row of parameters, and the fits behind them."""
+    found, fits = [], []
+    for sight in sights:
+        image = sight.render(parameters)
+        where = owner.to(image.device)
+        fixed = sight.fixed[where]
+        given = None if sight.weights is None else sight.weights[where].flatten(1)
+        fits.append(fit(image.flatten(1), fixed.flatten(1), given))
+        weights = fits[-1].weights.reshape(fixed.shape)
+        found.append(dataclasses.replace(sight, fixed=fixed, weights=weights))
+    return found, fits
+
+
+def misfit(fits: Sequence[Fit], owner: Int[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """Mean squared residual, each cut off where the best row of the same owner cuts it.
+
+    One measure for all rows of an owner, which their own weights are not.
+    """
+    total = torch.zeros(len(owner), dtype=torch.float64)
+    for one in fits:
+        scale = one.scale.cpu()
+        least = torch.full((int(owner.max()) + 1,), torch.inf, dtype=scale.dtype)
+        least = least.scatter_reduce(0, owner, scale, "amin")[owner].to(one.residual)
+        cut = (_CUT * least).square()[:, None]
+        total += one.residual.square().minimum(cut).mean(dim=1).double().cpu() / len(fits)
+    return total

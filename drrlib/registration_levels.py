@@ -1,0 +1,206 @@
+"""Detectors and volumes from coarse to fine, for one view or several that share one pose."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from drrlib.carm import CArm, Frame
+from drrlib.drr import DRR
+from drrlib.errors import ConfigError, ShapeError
+from drrlib.levenberg import Sight
+from drrlib.se3 import check_rigid
+from drrlib.volume import Volume
+
+FREE = ("sdd", "delx", "dely", "x0", "y0")
+_SMALLEST = 24  # pixels across the coarsest level
+
+
+@dataclass(frozen=True)
+class View:
+    """A further X-ray image of the same patient position.
+
+    Args:
+        fixed: Line integrals [height, width].
+        carm: Its intrinsics.
+        relative: Pose of this camera seen from the first one, inverse(first) @ this [4, 4].
+        weights: Non-negative weight of each pixel [height, width]; None for 1.
+    """
+
+    fixed: Tensor
+    carm: CArm
+    relative: Float[Tensor, "4 4"]
+    weights: Tensor | None = None
+
+    def __post_init__(self):
+        check_rigid(self.relative, "relative")
+
+
+class Levels:
+    """Renderers of every level. Level 0 is the coarsest, the last one the detector itself.
+
+    From one level to the next, pixels are joined two by two. Voxels are joined to about half a
+    pixel as seen at the isocentre, but never beyond what the finest level can show. Where a
+    detector cannot be halved, it is continued by pixels of no weight.
+
+    Args:
+        volume: CT.
+        carms: Intrinsics of each view.
+        relatives: Pose of each camera seen from the first; the first is the identity.
+        backend: As in `DRR`.
+        finest: Pixels across the detector that are enough; None for all.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        carms: Sequence[CArm],
+        relatives: Sequence[Tensor],
+        backend: str,
+        finest: int | None,
+    ):
+        self.carms, self.relatives, self.center = tuple(carms), tuple(relatives), volume.center
+        self.halvings = [
+            max(0, int(math.log2(max(min(c.height, c.width) / _SMALLEST, 1)))) for c in carms
+        ]
+        last = max(self.halvings)
+        if finest is not None:
+            across = max(min(c.height, c.width) for c in carms)
+            last = max(1, last - max(0, int(math.log2(max(across / finest, 1)))))
+        self.last = min(last, max(self.halvings))
+        size = [float(c.delx) * float(c.sod) / float(c.sdd) for c in carms]
+        spacing = volume.spacing.tolist()
+        made: dict[tuple[int, ...], DRR] = {}
+        self._drr = []
+        for level in range(self.last + 1):
+            pixel = min(s * self.binning(k, level) for k, s in enumerate(size))
+            least = min(s * self.binning(k, self.last) for k, s in enumerate(size))
+            factors = tuple(max(1, round(max(pixel / 2, least) / x)) for x in spacing)
+            if factors not in made:
+                made[factors] = DRR(
+                    volume.coarsen(factors), carms[0], method="joseph", backend=backend
+                )
+            self._drr.append(made[factors])
+
+    def binning(self, view: int, level: int) -> int:
+        """Pixels of the detector joined along each side."""
+        return 2 ** max(self.halvings[view] - level, 0)
+
+    def share(self, level: int) -> float:
+        """Pixels of an image of this level, as a part of those of the first detector."""
+        return 1 / self.binning(0, level) ** 2
+
+    def carm(self, view: int, level: int, lengths: dict[str, Tensor] | None = None) -> CArm:
+        """Intrinsics at that level, with some lengths of the real detector replaced."""
+        carm = dataclasses.replace(self.carms[view], **(lengths or {}))
+        bottom, right = self._padding(view)
+        carm = dataclasses.replace(
+            carm, height=carm.height + bottom, width=carm.width + right,
+            x0=carm.x0 + 0.5 * right * carm.delx, y0=carm.y0 + 0.5 * bottom * carm.dely,
+        )  # fmt: skip
+        return carm.downsample(self.binning(view, level))
+
+    def renderer(self, view: int, level: int) -> DRR:
+        return self._drr[level].with_carm(self.carm(view, level))
+
+    def sights(
+        self,
+        level: int,
+        fixed: Sequence[Float[Tensor, "t 1 _ _"]],
+        weights: Sequence[Float[Tensor, "t 1 _ _"] | None],
+        free: Sequence[str] = (),
+    ) -> list[Sight]:
+        """The views at that level, from images and weights of the real detectors' sizes."""
+        found = []
+        for k in range(len(self.carms)):
+            image, weight = self._binned(k, level, fixed[k], weights[k])
+            drr = self.renderer(k, level)
+            device = drr.grid.mu.device
+            found.append(
+                Sight(
+                    drr,
+                    image.to(device, drr.grid.dtype),
+                    None if weight is None else weight.to(device, drr.grid.dtype),
+                    self._frames(k, level, tuple(free)),
+                )
+            )
+        return found
+
+    def _frames(self, view: int, level: int, free: tuple[str, ...]):
+        carm, relative = self.carm(view, level), self.relatives[view]
+
+        def frame_of(p: Float[Tensor, "m n"]) -> Frame:
+            pose = carm.pose(p[:, :6], self.center) @ relative.to(p)
+            if not free:
+                return carm.frame(pose)
+            rows = [
+                self.carm(view, level, dict(zip(free, row[6:], strict=True))).frame(pose[i : i + 1])
+                for i, row in enumerate(p)
+            ]
+            return Frame(*(torch.cat(part) for part in zip(*rows, strict=True)))
+
+        return frame_of
+
+    def _padding(self, view: int) -> tuple[int, int]:
+        whole = 2 ** self.halvings[view]
+        carm = self.carms[view]
+        return -carm.height % whole, -carm.width % whole
+
+    def _binned(self, view, level, fixed, weights):
+        bottom, right = self._padding(view)
+        if weights is None and (bottom or right):
+            weights = torch.ones_like(fixed)
+        binning = self.binning(view, level)
+        if weights is None:
+            return avg_pool2d(fixed, binning), None
+        fixed = torch.where(weights > 0, fixed, 0.0)
+        fixed, weights = (pad(x, (0, right, 0, bottom)) for x in (fixed, weights))
+        weight = avg_pool2d(weights, binning)
+        return avg_pool2d(weights * fixed, binning) / weight.clamp_min(1e-12), weight
+
+
+def check_image(fixed: Tensor, carm: CArm, weights: Tensor | None, name: str = "fixed"):
+    """Images [t, 1, h, w] in float64 and their weights, or an error that says what is wrong.
+
+    Raises:
+        ShapeError: another size than the detector's.
+        ConfigError: not finite, constant, or weights that leave nothing.
+    """
+    size = (carm.height, carm.width)
+    if tuple(fixed.shape[-2:]) != size or fixed.ndim not in (2, 4) or fixed.shape[:-2].numel() < 1:
+        raise ShapeError(
+            f"{name} has shape {tuple(fixed.shape)}; the C-arm has a detector of {size} pixels: "
+            "expected [height, width] or [n, 1, height, width] of that size"
+        )
+    if fixed.ndim == 4 and fixed.shape[1] != 1:
+        raise ShapeError(f"{name} has {fixed.shape[1]} channels; expected [n, 1, height, width]")
+    fixed = fixed.detach().double().reshape(-1, 1, *size)
+    if weights is not None:
+        if tuple(weights.shape[-2:]) != size or weights.numel() not in (
+            fixed[0].numel(),
+            fixed.numel(),
+        ):
+            raise ShapeError(
+                f"weights of {name} have shape {tuple(weights.shape)}; expected {size}, or as fixed"
+            )
+        weights = weights.detach().double().reshape(-1, 1, *size).expand_as(fixed)
+        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+            raise ConfigError(f"weights of {name} are negative or not finite; expected >= 0")
+    seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)
+    kept = torch.isfinite(seen)
+    if weights is None and not bool(kept.all()):
+        raise ConfigError(
+            f"{name} has NaN or infinite pixels; give them weight 0, or replace them first"
+        )
+    if weights is not None and bool((weights > 0).logical_and(~kept).any()):
+        raise ConfigError(f"{name} has NaN or infinite pixels where its weight is not 0")
+    low = torch.where(kept, seen, torch.inf).amin(dim=(1, 2, 3))
+    high = torch.where(kept, seen, -torch.inf).amax(dim=(1, 2, 3))
+    if bool((low >= high).any()):
+        raise ConfigError(f"{name} is constant where its weight is not 0; nothing to register to")
+    return fixed, weights
