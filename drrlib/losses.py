@@ -10,6 +10,8 @@ from torch import Tensor
 from drrlib.errors import ConfigError
 from drrlib.losses_common import centred, check, constant, mean, unlike
 from drrlib.losses_gradient import gradient_ncc_loss
+from drrlib.losses_information import mutual_information_loss
+from drrlib.losses_patch import multiscale_ncc_loss, patch_ncc_loss
 
 Images = Float[Tensor, "#b 1 height width"]
 
@@ -60,7 +62,15 @@ def _ncc_loss(fixed: Tensor, moving: Tensor, weights: Tensor | None = None) -> T
 
 # Losses are at least 0, and 0 where the images match.
 LOSSES: Mapping[str, Callable] = MappingProxyType(
-    {"zncc": _zncc_loss, "ncc": _ncc_loss, "l2": l2, "gradient_ncc": gradient_ncc_loss}
+    {
+        "zncc": _zncc_loss,
+        "ncc": _ncc_loss,
+        "l2": l2,
+        "gradient_ncc": gradient_ncc_loss,
+        "patch_ncc": patch_ncc_loss,
+        "multiscale_ncc": multiscale_ncc_loss,
+        "mutual_information": mutual_information_loss,
+    }
 )
 
 
