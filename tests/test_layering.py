@@ -17,7 +17,7 @@ LAYERS = [
     ("readers",),
     ("datasets",),
     ("drr",),
-    ("losses", "metrics"),
+    ("acquisition", "losses", "metrics"),
     ("optimizers", "landmarks"),
     ("descent", "graphs", "landscapes"),
     ("registration",),
