@@ -44,7 +44,7 @@ def attenuation(material: str, energies: Sequence[float]) -> Float[Tensor, " k"]
     """
     if material not in _MATERIALS:
         raise ConfigError(f"material is {material!r}; choose one of {', '.join(_MATERIALS)}")
-    energies = torch.as_tensor(energies, dtype=torch.float64)
+    energies = torch.tensor(energies, dtype=torch.float64)
     if not bool(((energies >= _NODES[0]) & (energies <= _NODES[-1])).all()):
         raise ConfigError(f"energies are {energies.tolist()}; the tables reach from 30 to 150 keV")
     density, values = _MATERIALS[material]
@@ -97,9 +97,8 @@ class Spectrum:
                 "kV, and at least 0 mm"
             )
         energies = torch.arange(30.0, kvp + 1e-9, 10.0, dtype=torch.float64)
-        signal = (kvp - energies) * torch.exp(
-            -aluminium * attenuation("aluminium", energies.tolist())
-        )
+        mu = attenuation("aluminium", energies.tolist())
+        signal = (kvp - energies) * torch.exp(-aluminium * mu)
         signal[0] *= 0.5  # at the other end there is nothing, but for the last fraction of a step
         return cls(tuple(energies.tolist()), tuple(signal.tolist()))
 

@@ -1,5 +1,6 @@
 """Which similarity when: registrations to images that differ from a DRR as X-ray images do."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -113,19 +114,20 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
             f"noise is {protocol.noise}; expected 0: noise comes from the conditions' photons"
         )
     names = list(config["conditions"])
+    parameters = inspect.signature(acquire).parameters.values()
+    known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
+    unknown = sorted({x for effects in config["conditions"].values() for x in effects} - set(known))
+    if unknown:
+        raise ConfigError(f"there is no effect {', '.join(unknown)}; choose of {', '.join(known)}")
     drr = protocol.renderer()
     parts = two_materials(drr)
     etas, starts, images = [], [], []
     for index in indices:
         eta, start, dice = protocol.draw(index // len(names))
         effects = config["conditions"][names[index % len(names)]]
-        try:
-            image = acquire(parts, drr.pose(eta[None]), dice, **effects)
-        except TypeError as error:
-            raise ConfigError(f"effects are {dict(effects)}; {error}") from error
         etas.append(eta)
         starts.append(start)
-        images.append(image)
+        images.append(acquire(parts, drr.pose(eta[None]), dice, **effects))
     start, true_pose = torch.stack(starts), drr.pose(torch.stack(etas))
     result = descend(
         torch.cat(images), drr.volume, drr.carm, start, loss=protocol.loss,
