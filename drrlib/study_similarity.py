@@ -26,10 +26,10 @@ from drrlib.study_registration import Protocol, targets
 
 _EACH = {
     "scale, offset": dict(scale=0.5, offset=1.0),
-    "grey map": dict(curve=0.5),
+    "grey map": dict(curve=0.15),
     "spectrum": dict(kvp=120.0),
     "noise": dict(photons=1000.0),
-    "scatter": dict(scatter=1.0),
+    "scatter": dict(scatter=0.5),
     "instrument": dict(rod=12.0),
 }
 # Effects of `acquire` by the name of the condition.
@@ -171,4 +171,27 @@ def success_by_condition(trials: pd.DataFrame, limit: float = 1.0) -> pd.DataFra
                 median_mtre_mm=float(group["mtre_mm"].median()),
             )
         )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def best_by_condition(table: pd.DataFrame) -> pd.DataFrame:
+    """The similarity that succeeds most often under each condition, and those beside it.
+
+    Args:
+        table: Rows of `success_by_condition`.
+
+    Returns:
+        Columns condition, best ("none" where no start succeeds), rate_percent of the best, and
+        not_told_apart: the others whose interval reaches the interval of the best, with a comma
+        between them.
+    """
+    rows = []
+    for condition, group in table.groupby("condition", sort=False):
+        best = group.loc[group["rate_percent"].idxmax()]
+        reach = group["high_percent"] >= best["low_percent"]
+        others = group.loc[reach & (group["similarity"] != best["similarity"]), "similarity"]
+        if best["rate_percent"] == 0:
+            best, others = {**best, "similarity": "none"}, []
+        row = dict(condition=condition, best=best["similarity"], rate_percent=best["rate_percent"])
+        rows.append({**row, "not_told_apart": ", ".join(others)})
     return pd.DataFrame(rows)

@@ -10,6 +10,7 @@ from drrlib.study_registration import Protocol
 from drrlib.study_similarity import (
     CONDITIONS,
     acquire,
+    best_by_condition,
     similarity_trials,
     success_by_condition,
 )
@@ -36,7 +37,7 @@ def test_each_effect_does_what_it_says(scene):
     made = {k: acquire(parts, pose, _dice(), **v) for k, v in CONDITIONS.items()}
     assert torch.allclose(made["same image"], plain, atol=1e-5)
     assert torch.allclose(made["scale, offset"], 0.5 * plain + 1, atol=1e-5)
-    assert torch.allclose(made["grey map"], 2 * (1 - torch.exp(-plain / 2)), atol=1e-5)
+    assert torch.allclose(made["grey map"] * 0.15, 1 - torch.exp(-0.15 * plain), atol=1e-5)
     assert (made["scatter"] <= plain + 1e-5).all()  # more photons everywhere
     assert made["noise"].std() != plain.std() and made["noise"].isfinite().all()
     # Beam hardening: thick parts attenuate less, beside thin ones, than at one energy.
@@ -76,6 +77,19 @@ def test_the_table_counts():
     )
     assert table["median_mtre_mm"].tolist() == [0.5, 9.0]
     assert list(success_by_condition(trials, 3.0)["successes"]) == [3, 0]
+
+
+def test_the_best_and_those_beside_it():
+    rows = [("x", "a", 50.0, 20.0, 80.0), ("y", "a", 90.0, 60.0, 98.0), ("z", "a", 5.0, 1.0, 30.0)]
+    rows += [("x", "b", 40.0, 30.0, 50.0), ("y", "b", 0.0, 0.0, 10.0), ("x", "c", 0.0, 0.0, 10.0)]
+    names = ["similarity", "condition", "rate_percent", "low_percent", "high_percent"]
+    best = best_by_condition(pd.DataFrame(rows, columns=names))
+    assert best.to_dict("list") == {
+        "condition": ["a", "b", "c"],
+        "best": ["y", "x", "none"],
+        "rate_percent": [90.0, 40.0, 0.0],
+        "not_told_apart": ["x", "", ""],
+    }
 
 
 def test_wrong_configurations_are_named():
