@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 from drrlib.errors import ConfigError
 from drrlib.losses_common import check, constant
 
-_CHUNK = 1 << 21  # entries of a table of windows [image, pixel, bin] that exists at one time
+_CHUNK = 1 << 19  # entries of the largest table of windows [image, pixel, bin]; fits a cache
 
 
 def mutual_information_loss(
@@ -34,7 +34,7 @@ def mutual_information_loss(
 
     Gradients: fixed, moving; first derivatives, the range included.
 
-    Memory: images, histograms and 2 x 2^21 numbers, whatever the number of pixels.
+    Memory: images, histograms and some 2^21 numbers, whatever the number of pixels.
 
     Raises:
         ShapeError, ConfigError: as in `zncc`; fewer than 5 bins.
