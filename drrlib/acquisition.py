@@ -108,7 +108,8 @@ def two_materials(drr: DRR, low_hu: float = 150.0, high_hu: float = 600.0) -> tu
 
     A voxel is bone by the part s = 3 t^2 - 2 t^3, t = (HU - low) / (high - low) cut to [0, 1], so
     that no edge appears where bone and soft tissue share a voxel. Soft parts attenuate like water
-    of another density, bony ones like cortical bone.
+    of another density, bony ones like cortical bone. The volume must hold attenuation at 60 keV, as
+    `Volume.from_hu` gives it by default.
 
     Raises:
         ConfigError: not low_hu < high_hu.

@@ -55,7 +55,7 @@ def mutual_information_loss(
     both, own_fixed, own_moving = map(_information, _Joint.apply(*places, share, bins))
     own = own_fixed + own_moving
     loss = 1 - 2 * both / torch.where(flat, 1.0, own)
-    return torch.where(flat, 1.0, loss.clamp_min(0)).to(moving.dtype)
+    return torch.where(flat, 1.0, loss.clamp(0, 1)).to(moving.dtype)
 
 
 def _place(image: Tensor, weights: Tensor | None, bins: int) -> Tensor:

@@ -103,6 +103,11 @@ def test_a_batch_is_its_images_one_by_one(name):
     shared = [loss(fixed[one], moving[k : k + 1]) for k in range(3)]
     assert torch.allclose(loss(fixed[one], moving), torch.cat(shared), rtol=1e-12)
     assert torch.equal(loss(fixed[one], moving), loss(fixed[one].expand(3, 1, 9, 11), moving))
+    shared = fixed[one].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(shared, moving, weights).sum(), shared)
+    whole = fixed[one].repeat(3, 1, 1, 1).requires_grad_()
+    (each,) = torch.autograd.grad(loss(whole, moving, weights).sum(), whole)
+    assert torch.allclose(slope, each.sum(dim=0, keepdim=True), rtol=1e-9, atol=1e-15)
 
 
 def test_range_of_zncc():
