@@ -55,8 +55,8 @@ def multiscale_ncc_loss(
     """Mean of 1 - ZNCC of the whole image and of the patch losses of the given sizes.
 
     Arguments, result and errors as in `patch_ncc_loss`. With one size, in equal parts, it is the
-    similarity of DiffPose (arXiv:2312.06358) and xvr (Gopalakrishnan et al. 2025,
-    arXiv:2503.16309).
+    similarity of DiffPose (arXiv:2312.06358); xvr (Gopalakrishnan et al. 2025, arXiv:2503.16309)
+    adds the correlation of gradients.
     """
     fixed, moving, weights = check(fixed, moving, weights)
     flat = constant(fixed, weights) | constant(moving, weights)
