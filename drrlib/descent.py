@@ -94,7 +94,7 @@ def descend(
         volume: CT as attenuation.
         carm: Intrinsics of the X-ray image.
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
-        loss: "zncc", "ncc", "l2" or a function (fixed, moving) -> [n].
+        loss: A name of `drrlib.losses.LOSSES`, or a function (fixed, moving) -> [n].
         optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
             gradients "nelder-mead", "powell" or a `drrlib.optimizers_scipy.GradientFree`, where a
             step is one render and starts run one after the other.

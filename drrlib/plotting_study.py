@@ -193,3 +193,21 @@ def _frame(column: float, row: float):
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color=RED, lw=2)
+
+
+def draw_rate_map(axes: Axes, table: pd.DataFrame, rows: str, columns: str) -> None:
+    """Success rates [%] as a map, dark for high ones, with the number in each field.
+
+    Args:
+        table: Columns `rows`, `columns` and rate_percent; one row for each field.
+    """
+    order = [list(dict.fromkeys(table[name])) for name in (rows, columns)]
+    wide = table.pivot(index=rows, columns=columns, values="rate_percent")
+    wide = wide.loc[order[0], order[1]]
+    axes.imshow(wide, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for (i, j), rate in np.ndenumerate(wide.to_numpy()):
+        axes.text(j, i, f"{rate:.0f}", ha="center", va="center", color="w" if rate > 55 else "k")
+    axes.set_xticks(range(len(order[1])), order[1], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(order[0])), order[0])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)

@@ -28,6 +28,7 @@ from drrlib.landscapes import (
 from drrlib.losses import LOSSES
 from drrlib.volume import Volume
 
+PAPER_LOSSES = ("zncc", "ncc", "l2")  # those whose Hessian the module knows
 ETA = torch.tensor([0.07, 0.11, -0.05, 1.5, -2.0, 1.0], dtype=torch.float64)
 
 
@@ -104,7 +105,7 @@ def test_difference_hessian_of_a_quadratic():
     assert calls == [1 + 12 + 60]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", PAPER_LOSSES)
 def test_gauss_newton_agrees_with_differences(scene, loss):
     fixed = scene(scene.pose(ETA[None]))
     step = torch.tensor([1e-4] * 3 + [1e-2] * 3, dtype=torch.float64)
@@ -124,7 +125,7 @@ def test_losses_do_not_depend_on_the_batch(scene):
     assert torch.equal(whole, losses_at(scene, fixed, eta, batch=2))
     assert (whole[1, 2] < 1e-9).all() and (whole.reshape(15, 3)[0] > 1e-3).all()
     moved = scene(scene.pose(eta[2, 4][None]))
-    for k, loss in enumerate(LOSSES):
+    for k, loss in enumerate(PAPER_LOSSES):
         assert whole[2, 4, k] == pytest.approx(float(LOSSES[loss](fixed, moving=moved)), rel=1e-6)
 
 

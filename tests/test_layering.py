@@ -17,7 +17,7 @@ LAYERS = [
     ("readers",),
     ("datasets",),
     ("drr",),
-    ("losses", "metrics"),
+    ("acquisition", "losses", "metrics"),
     ("evaluation",),
     ("optimizers", "landmarks"),
     ("levenberg", "matching", "descent", "graphs", "landscapes"),

@@ -45,11 +45,12 @@ def test_constant_images_are_defined(name, value):
         loss = get_loss(name)(_image(0, size=(50, 50)).to(dtype), moving)
         loss.sum().backward()
         assert torch.isfinite(loss).all() and torch.isfinite(moving.grad).all()
-        if name == "zncc":
+        if name not in ("ncc", "l2"):
             assert torch.equal(loss, torch.ones_like(loss)) and (moving.grad == 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# Patches are a part of the whole image, so their tiling is another one in half of it.
+@pytest.mark.parametrize("name", [x for x in LOSSES if x not in ("patch_ncc", "multiscale_ncc")])
 def test_weights_leave_pixels_out(name):
     fixed, moving = _image(0, size=(5, 8)), _image(1, 2, (5, 8))
     weights = torch.ones(1, 1, 5, 8).double()
@@ -75,12 +76,12 @@ def test_bad_input_is_named():
         LOSSES["mine"] = l2
 
 
-@pytest.mark.parametrize("name", ["zncc", "ncc"])
+@pytest.mark.parametrize("name", [x for x in LOSSES if x != "l2"])
 @pytest.mark.parametrize("away", [0.0, 1e-3])
 def test_float32_is_exact_near_the_optimum(name, away):
     """A registration stops at 1e-6; 1 minus a plain float32 sum is off by 3e-6 at 600 x 600."""
-    size = (600, 600)
-    fixed = _image(0, size=size).cumsum(dim=-1) / 600
+    size = (600, 600) if name in ("zncc", "ncc") else (200, 200)
+    fixed = _image(0, size=size).cumsum(dim=-1) / size[0]
     moving = (fixed + away * _image(1, size=size)).requires_grad_()
     exact = get_loss(name)(fixed, moving)
     (slope,) = torch.autograd.grad(exact, moving)
@@ -90,6 +91,23 @@ def test_float32_is_exact_near_the_optimum(name, away):
     if away:
         (single_slope,) = torch.autograd.grad(found, single)
         assert (single_slope - slope).norm() < 1e-3 * slope.norm()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_is_its_images_one_by_one(name):
+    fixed, moving = _image(0, 3, (9, 11)), _image(1, 3, (9, 11))
+    weights = _image(2, 3, (9, 11))
+    loss, one = get_loss(name), slice(0, 1)
+    single = [loss(fixed[k : k + 1], moving[k : k + 1], weights[k : k + 1]) for k in range(3)]
+    assert torch.allclose(loss(fixed, moving, weights), torch.cat(single), rtol=1e-12)
+    shared = [loss(fixed[one], moving[k : k + 1]) for k in range(3)]
+    assert torch.allclose(loss(fixed[one], moving), torch.cat(shared), rtol=1e-12)
+    assert torch.equal(loss(fixed[one], moving), loss(fixed[one].expand(3, 1, 9, 11), moving))
+    shared = fixed[one].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(shared, moving, weights).sum(), shared)
+    whole = fixed[one].repeat(3, 1, 1, 1).requires_grad_()
+    (each,) = torch.autograd.grad(loss(whole, moving, weights).sum(), whole)
+    assert torch.allclose(slope, each.sum(dim=0, keepdim=True), rtol=1e-9, atol=1e-15)
 
 
 def test_range_of_zncc():
@@ -109,6 +127,33 @@ def test_pixels_of_no_weight_may_be_nan(name):
     found.sum().backward()
     assert torch.equal(found, expected) and (moving.grad[..., 0] == 0).all()
     assert moving.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_only_the_ratio_of_weights_counts(name):
+    fixed, moving = _image(0), _image(1, 3)
+    plain, weights = get_loss(name)(fixed, moving), _image(2)
+    assert torch.allclose(get_loss(name)(fixed, moving, torch.full_like(fixed, 0.2)), plain)
+    assert torch.allclose(
+        get_loss(name)(fixed, moving, 5 * weights), get_loss(name)(fixed, moving, weights)
+    )
+
+
+@pytest.mark.parametrize("name", [x for x in LOSSES if x not in ("ncc", "l2")])
+def test_is_blind_to_scale_and_offset(name):
+    fixed, moving = _image(0, size=(16, 20)), _image(1, 3, (16, 20))
+    expected = get_loss(name)(fixed, moving)
+    assert torch.allclose(get_loss(name)(fixed, 3 * moving + 7), expected)
+    assert torch.allclose(get_loss(name)(0.1 * fixed - 7, moving), expected)
+    assert get_loss(name)(fixed, 3 * fixed + 7).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_all_pixels_left_out_is_defined(name):
+    moving = _image(1, 2).requires_grad_()
+    loss = get_loss(name)(_image(0), moving, torch.zeros_like(_image(0)))
+    loss.sum().backward()
+    assert loss.isfinite().all() and (moving.grad == 0).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -116,3 +116,14 @@ def test_the_frame_is_around_the_best_pair(axes):
     figures.draw_rate_search(axes, pd.DataFrame(rows))
     assert axes.patches[0].get_xy() == (0.5, 0.5)  # column 1, row 1
     assert [text.get_text() for text in axes.texts] == ["-3.0"] * 4 + ["-4.0", "-3.0"]
+
+
+def test_a_map_of_rates_holds_every_number_in_its_field(axes):
+    rows = [("x", "a", 0.0), ("x", "b", 37.5), ("y", "a", 100.0), ("y", "b", 12.0)]
+    table = pd.DataFrame(rows, columns=["similarity", "condition", "rate_percent"])
+    figures.draw_rate_map(axes, table, "similarity", "condition")
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert texts == {(0, 0): "0", (1, 0): "38", (0, 1): "100", (1, 1): "12"}
+    assert axes.images[0].get_array().tolist() == [[0.0, 37.5], [100.0, 12.0]]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
