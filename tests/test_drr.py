@@ -60,7 +60,7 @@ def test_jacobian_is_the_gradient_of_every_pixel(backend, method):
 
 
 def test_jacobian_of_other_parameters():
-    """Any map from parameters to source and detector will do, such as twists in the camera frame."""
+    """Any map from parameters to source and detector will do, such as twists of the camera."""
     from drrlib import se3
 
     drr = DRR(_volume(torch.float64), _carm(), method="joseph")
