@@ -54,7 +54,7 @@ class Protocol:
             each angle [deg] and each translation [mm], uniformly.
         noise: Standard deviation of Gaussian noise, as a part of the brightest pixel.
         method, loss: As in `descend`.
-        optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead" or "powell".
+        optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead", "powell" or "cma-es".
         rates: Learning rates of rotation and translation; None for the optimizer's own.
         levels: (binning, most steps) pairs, coarse first.
         schedule, derivative: As in `descend`.
