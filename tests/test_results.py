@@ -19,7 +19,9 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 RECORDS = sorted(FULL.glob("*.run.json"))
 
 # The only place that excuses a notebook from a committed full run: name -> reason.
-WITHOUT_FULL_RUN: dict[str, str] = {}
+WITHOUT_FULL_RUN: dict[str, str] = {
+    "12_landmark_starts": "the full run is still to be made",
+}
 
 
 # --- checks, each a list of what is wrong --------------------------------------------------------
