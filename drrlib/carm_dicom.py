@@ -15,9 +15,21 @@
 - The isocentre is projected to the middle of the image, as the XA object assumes (PS3.17
   FFF.2.1.5.2): x0 = y0 = 0.
 
-Only these tags are read; none of them tells about the patient.
+For the start of a registration (`start_from_dicom`) also:
+
+- PatientOrientation (C.7.6.1.1.1): where in the patient the stored rows and columns point. It
+  settles turn and flip, whatever the device does.
+- PatientPosition (C.7.3.1.1.2) is an annotation. The positioner angles "shall be with respect to
+  the patient" (C.8.7.5.1.2), so prone or on the side changes nothing; feet first leaves open
+  which way up the picture is.
+- TableMotion and increments (C.8.7.4) are relative to the first frame. No tag of these objects
+  says where a CT lies relative to the isocentre, so that b is not in the header.
+
+Only these tags are read; none of them names the patient.
 """
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -35,6 +47,10 @@ _LENGTHS = {
     "dely": ("ImagerPixelSpacing", 0, "the row spacing at the detector"),
     "delx": ("ImagerPixelSpacing", 1, "the column spacing at the detector"),
 }
+# Towards what in the patient a letter of PatientOrientation points, in LPS.
+_LETTERS = {"L": (1, 0, 0), "P": (0, 1, 0), "H": (0, 0, 1)}
+_LETTERS |= {"R": (-1, 0, 0), "A": (0, -1, 0), "F": (0, 0, -1)}
+_TABLE = ("TableVerticalIncrement", "TableLongitudinalIncrement", "TableLateralIncrement")
 _RANGE = {"Primary": 180.0, "Secondary": 90.0}  # [deg], either side of 0
 
 
@@ -48,12 +64,91 @@ def read_header(
     frame: int,
 ) -> tuple[CArm, Float[Tensor, "6"] | None]:
     """The C-arm and eta of a header; arguments and errors as `CArm.from_dicom`."""
+    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
+    angles = [_angle(header, which, frame) for which in ("Secondary", "Primary")]
+    if None in angles:
+        return device, None
+    return device, torch.tensor(
+        [math.radians(a) for a in (*angles, turn)] + [0.0] * 3, dtype=torch.float64
+    )
+
+
+def start_from_dicom(
+    header,
+    *,
+    theta: float | None = None,
+    phi: float | None = None,
+    gamma: float | None = None,
+    b: Sequence[float] | None = None,
+    flipped: bool | None = None,
+    sdd: float | None = None,
+    sod: float | None = None,
+    delx: float | None = None,
+    dely: float | None = None,
+    frame: int = 0,
+) -> tuple[CArm, Float[Tensor, "6"]]:
+    """The C-arm of an XA or DX image, and an eta to start its registration from.
+
+    Nothing is guessed: what the header lacks is named in the error, with the keyword that replaces
+    it. A keyword also replaces what the header says.
+
+    Args:
+        header: pydicom dataset.
+        theta, phi: Cranial(+)/caudal(-) and LAO(+)/RAO(-) angle [rad]; from the positioner angles.
+        gamma: Turn of the detector [rad]; from PatientOrientation, else from FieldOfViewRotation.
+        b: Offset of the isocentre from the CT's centre [mm, LPS]; 0 unless given, since no header
+            knows the CT. The nearer the CT's middle is to the isocentre, the better the start.
+        flipped: As in `CArm`; from PatientOrientation, else, or if gamma is given, from
+            FieldOfViewHorizontalFlip.
+        sdd, sod, delx, dely, frame: As in `CArm.from_dicom`.
+
+    Returns:
+        The C-arm, and eta [6], float64, for `register` and `CArm.pose`.
+
+    Raises:
+        ConfigError: not a dataset, no such frame, or a keyword that is not finite.
+        DicomError: names the tag that is missing, unusable or in contradiction, and the keyword.
+        GeometryError: lengths that no C-arm can have.
+    """
+    offset = [0.0] * 3 if b is None else [float(x) for x in b]
+    for name, values in (("theta", [theta]), ("phi", [phi]), ("gamma", [gamma]), ("b", offset)):
+        if not all(v is None or math.isfinite(v) for v in values) or len(offset) != 3:
+            raise ConfigError(f"{name} is {values}; expected finite numbers, and three for b")
+    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
+    angles = []
+    for name, which, value in (("theta", "Secondary", theta), ("phi", "Primary", phi)):
+        known = _angle(header, which, frame) if value is None else None
+        if value is None and known is None:
+            raise DicomError(
+                f"the header lacks Positioner{which}Angle, which tells {name}; pass {name}=... "
+                "[rad] (theta=0, phi=0: detector in front of the patient; phi=pi/2: at the left)"
+            )
+        angles.append(math.radians(known) if value is None else value)
+    if b is None and frame and _table_moved(header, frame):
+        raise DicomError(
+            f"the table moved before frame {frame}; its tags tell the way in the table's own "
+            "directions and only since frame 0: pass b=... [mm], or use frame 0"
+        )
+    eta = torch.tensor([*angles, 0.0, *offset], dtype=torch.float64)
+    if flipped is not None:
+        device = dataclasses.replace(device, flipped=flipped)
+    if gamma is not None:
+        eta[2] = gamma
+    elif header.get("PatientOrientation"):
+        device, eta[2] = _as_stored(header, device, eta, flipped)
+    else:
+        _check_head_first(header)
+        eta[2] = math.radians(turn)
+    return device, eta
+
+
+def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, float]:
+    """The C-arm, and the clockwise turn of the picture [deg]."""
     if not hasattr(header, "get"):
         raise ConfigError(
             f"header is a {type(header).__name__}; expected a pydicom dataset: read the file "
             "with pydicom.dcmread(path, stop_before_pixels=True)"
         )
-    given = {"sdd": sdd, "sod": sod, "dely": dely, "delx": delx}
     lengths = {
         name: _length(header, name) if value is None else value for name, value in given.items()
     }
@@ -68,13 +163,57 @@ def read_header(
                 f"{tag} is not 0: the central ray does not meet the detector at a right angle; "
                 "make the CArm and its pose from a calibrated matrix (from_projection_matrix)"
             )
-    device = CArm(height=height, width=width, flipped=flipped, **lengths)
-    angles = [_angle(header, which, frame) for which in ("Secondary", "Primary")]
-    if None in angles:
-        return device, None
-    return device, torch.tensor(
-        [math.radians(a) for a in (*angles, turn)] + [0.0] * 3, dtype=torch.float64
-    )
+    return CArm(height=height, width=width, flipped=flipped, **lengths), turn
+
+
+def _table_moved(header, frame: int) -> bool:
+    if str(header.get("TableMotion")).strip().upper() != "DYNAMIC":
+        return False
+    steps = [_numbers(header, tag) for tag in _TABLE]
+    return any(s is None or any(s[: frame + 1]) for s in steps)
+
+
+def _check_head_first(header) -> None:
+    position = str(header.get("PatientPosition") or "HFS").strip().upper()
+    if not position.startswith("HF"):
+        raise DicomError(
+            "PatientPosition is not head first and the header lacks PatientOrientation, so it is "
+            "open which way up the picture is; pass gamma=0 if the head is at the top, gamma=pi "
+            "if it is at the bottom"
+        )
+
+
+def _as_stored(header, device: CArm, eta: Tensor, flipped: bool | None) -> tuple[CArm, float]:
+    """The C-arm and gamma for which rows and columns point where PatientOrientation says."""
+    letters = header.get("PatientOrientation")
+    if str(header.get("AnatomicalOrientationType") or "BIPED").strip().upper() != "BIPED":
+        raise DicomError(
+            "AnatomicalOrientationType is not BIPED, so PatientOrientation has the letters of an "
+            "animal; pass gamma=... [rad] and flipped=..."
+        )
+    texts = [letters] if isinstance(letters, str) else [str(x) for x in letters]
+    if len(texts) != 2 or any(t[:1] not in _LETTERS for t in texts):
+        raise _unusable("PatientOrientation", "; or pass gamma=... [rad] and flipped=...",
+                        "two of the letters A, P, L, R, H, F")  # fmt: skip
+    wanted = torch.tensor([_LETTERS[t[0]] for t in texts], dtype=torch.float64)
+    fits = []
+    mirrors = (False, True) if flipped is None else (flipped,)
+    for mirror, quarter in itertools.product(mirrors, range(4)):
+        turned = eta.clone()
+        turned[2] = (quarter if quarter < 3 else -1) * math.pi / 2
+        other = dataclasses.replace(device, flipped=mirror)
+        frame = other.frame(other.pose(turned[None], torch.zeros(3, dtype=torch.float64)))
+        steps = torch.stack([frame.col_step[0] / other.delx, frame.row_step[0] / other.dely])
+        fits.append((float((steps * wanted).sum(dim=1).min()), other, float(turned[2])))
+    best = max(fits, key=lambda fit: fit[0])
+    # The first letter is the main direction, so its cosine is at least 1 / sqrt(3).
+    if best[0] < 0.5:
+        raise DicomError(
+            "PatientOrientation does not fit the view: no turn or flip of the picture at these "
+            "theta and phi lets rows and columns point there; correct theta=... and phi=... [rad], "
+            "or pass gamma=... and flipped=..."
+        )
+    return best[1], best[2]
 
 
 def _numbers(header, tag: str, remedy: str = "") -> list[float] | None:

@@ -16,7 +16,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
-from drrlib.optimizers_scipy import GRADIENT_FREE, GradientFree
+from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
 from drrlib.progress import progress_bar
 from drrlib.volume import Volume
 
@@ -96,16 +96,17 @@ def descend(
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
         loss: A name of `drrlib.losses.LOSSES`, or a function (fixed, moving) -> [n].
         optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
-            gradients "nelder-mead", "powell" or a `drrlib.optimizers_scipy.GradientFree`, where a
-            step is one render and starts run one after the other.
+            gradients "nelder-mead", "powell", "cma-es" or an object of
+            `drrlib.optimizers_gradient_free`, where a step is one render and starts run one after
+            the other.
         derivative: "exact" takes the gradient from the render's own march; "finite" from central
             differences over +-0.5 degrees and +-0.5 mm, twelve renders more in each step.
         levels: (binning, most steps) pairs, coarse first; binning joins detector pixels by
             averaging. Default: coarse to fine as far as the detector allows. The paper's own
             run is ((1, 250),) with schedule="constant".
         schedule: "cosine" lets the rates fall to 2 % within each level; "constant" keeps them.
-            A finer level starts with rates that are smaller by its binning, since it only has to
-            correct what the level before could not see.
+            A finer level starts with rates (without gradients: first steps) that are smaller by
+            its binning, since it only has to correct what the level before could not see.
         threshold: A start stops when its loss falls below this at the finest level.
         patience: A start leaves a level when its loss has not improved by 0.1 % for so many
             steps.
@@ -142,7 +143,7 @@ def descend(
         objective = _Objective(full.with_carm(carm.downsample(binning)), image, loss_of)
         search.enter(binning, last=index == len(levels) - 1)
         if isinstance(optimizer, GradientFree):
-            _search_one_by_one(search, objective, optimizer, steps)
+            _search_one_by_one(search, objective, optimizer, steps, binning / levels[0][0])
             bar.update(steps)
         else:
             slope_of = objective.slope if derivative == "exact" else objective.finite_slope
@@ -224,13 +225,15 @@ def _descend(search, slope_of, optimizer, steps: int, scale: float, fall: bool, 
 
 
 @torch.no_grad()
-def _search_one_by_one(search, objective: _Objective, method: GradientFree, steps: int) -> None:
+def _search_one_by_one(
+    search, objective: _Objective, method: GradientFree, steps: int, scale: float
+) -> None:
     """Up to `steps` renders of each start, one start after the other."""
     runs = {}
     for i in search.active:
         runs[int(i)] = method.search(
-            lambda eta, i=i: float(objective.value(eta, i[None])),
-            search.eta[i], steps, search.threshold,
+            lambda eta, i=i: objective.value(eta, i.expand(len(eta))).double().cpu(),
+            search.eta[i], steps, search.threshold, scale,
         )  # fmt: skip
     if runs:
         search.record_runs(runs)
@@ -244,7 +247,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _get_method(optimizer: object) -> object:
     if isinstance(optimizer, str) and optimizer.lower() in GRADIENT_FREE:
-        return GradientFree(GRADIENT_FREE[optimizer.lower()])
+        return GRADIENT_FREE[optimizer.lower()]()
     return optimizer if isinstance(optimizer, GradientFree) else get_optimizer(optimizer)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from drrlib.errors import ConfigError
 
-RULES = ("within", "at_least", "order", "setting")
+RULES = ("within", "at_least", "order", "setting", "text")
 
 
 def repository() -> Path:
@@ -35,6 +35,11 @@ def paper_values(root: Path | None = None) -> pd.DataFrame:
 def paper_value(item: str, quantity: str, root: Path | None = None) -> float:
     """One number of the paper, in the unit that the file states."""
     return float(_row(paper_values(root), item, quantity)["value"])
+
+
+def paper_text(item: str, quantity: str, root: Path | None = None) -> str:
+    """A statement of the paper without a number, in our words (rule `text`)."""
+    return str(_row(paper_values(root), item, quantity)["where"])
 
 
 def paper_times(root: Path | None = None) -> pd.DataFrame:
@@ -78,7 +83,7 @@ def compare_with_paper(
         Columns item, quantity, unit, paper, ours, interval, verdict ("yes", "no", "not judged").
         Rule `within`: our value lies in [low, high], or our interval meets it. `at_least`: our
         value reaches low. `order`: every pair of given quantities whose paper intervals
-        [low, high] are disjoint is in the paper's order. `setting`: never judged.
+        [low, high] are disjoint is in the paper's order. `setting`, `text`: never judged.
 
     Raises:
         ConfigError: the file has no such item or quantity.

@@ -1,5 +1,5 @@
-"""Figures of studies: success rates with their intervals, losses over steps, success over distance,
-distributions of errors.
+"""Figures of studies: success rates with intervals, losses over steps, success over distance,
+distributions of errors, picked landmarks.
 
 All take saved tables (`success_table`, records of `registration_trials`), so that results replot
 without a run. Each draws into the axes it is given.
@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA, FOUND, capture_range, success_by_distance
-from drrlib.plotting import BLACK, BLUE, RED
+from drrlib.plotting import BLACK, BLUE, RED, SKY, YELLOW, as_image, radiograph_window
 
 CRITERION_MARKS = dict(zip(CRITERIA, "osD", strict=True))
 
@@ -145,6 +146,60 @@ def plot_error_distribution(
     axes.set(xscale="log", ylim=(-3, 103), xlabel="mTRE at the end [mm]", ylabel="trials [%]")
     if label is not None:
         axes.legend()
+
+
+def draw_quartiles(axes: Axes, trials: pd.DataFrame, x: str, y: str, name: str, **style) -> None:
+    """Median of column `y` over the values of column `x`, from the first to the third quartile.
+
+    Args:
+        name: For the legend.
+        style: Of the line, for matplotlib.
+    """
+    parts = trials.groupby(x)[y]
+    low, middle, high = (parts.quantile(q) for q in (0.25, 0.5, 0.75))
+    error = [middle - low, high - middle]
+    axes.errorbar(middle.index, middle, yerr=error, fmt="o", ms=3, capsize=2, label=name, **style)
+
+
+def draw_success(axes: Axes, table: pd.DataFrame, x: str, criterion: str, name: str, **style):
+    """Success rate of one criterion over the values of column `x`, with Wilson's interval.
+
+    Args:
+        table: Rows of `success_table`.
+        name: For the legend.
+        style: Of the line, for matplotlib.
+    """
+    part = table[table["criterion"] == criterion].sort_values(x)
+    rate = part["rate_percent"]
+    # At 0 and 100 % rounding may put the rate outside of its interval.
+    error = [(rate - part["low_percent"]).clip(0), (part["high_percent"] - rate).clip(0)]
+    axes.errorbar(part[x], rate, yerr=error, fmt="o", ms=3, capsize=2, label=name, **style)
+    axes.set(ylabel="successful starts [%]", ylim=(-3, 103))
+
+
+def draw_picks(axes: Axes, image, true: np.ndarray, picked: np.ndarray, names=()) -> None:
+    """Landmarks on an image: where they are, where they were picked, and what they are called.
+
+    Args:
+        image: One image, [..., height, width].
+        true, picked: (column, row) of each landmark [n, 2], pixel centres at half-integers.
+        names: One for each landmark, written beside it; () for none.
+    """
+    array = as_image(image)
+    low, high = radiograph_window(array)
+    height, width = array.shape
+    axes.imshow(array, vmin=low, vmax=high, extent=(0, width, height, 0))
+    axes.plot(*np.stack([true, picked]).transpose(2, 0, 1), color=YELLOW, lw=0.8)
+    axes.plot(*true.T, "o", mfc="none", mec=SKY, ms=4, mew=1, label="landmark")
+    axes.plot(*picked.T, "+", color=YELLOW, ms=5, mew=1.2, label="picked")
+    halo = [withStroke(linewidth=1.5, foreground="k")]
+    for name, (column, row) in zip(names, true, strict=bool(names)):
+        # Towards the middle, so that no name leaves the image.
+        right, low = column < 0.75 * width, row < 0.1 * height
+        place = dict(xytext=(4 if right else -4, -7 if low else 2), ha="left" if right else "right")
+        place |= dict(textcoords="offset points", color="w", fontsize=5.5, path_effects=halo)
+        axes.annotate(name, (column, row), **place)
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
 
 def traces(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ class Protocol:
             each angle [deg] and each translation [mm], uniformly.
         noise: Standard deviation of Gaussian noise, as a part of the brightest pixel.
         method, loss: As in `descend`.
-        optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead" or "powell".
+        optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead", "powell" or "cma-es".
         rates: Learning rates of rotation and translation; None for the optimizer's own.
         levels: (binning, most steps) pairs, coarse first.
         schedule, derivative: As in `descend`.
@@ -150,32 +150,42 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
 
 
 def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
-    """The trials of a study by their index; the work of `run_study`.
+    """The trials of a study by their index, rows of `run_trials`; the work of `run_study`.
 
     Args:
         config: Entries of `Protocol`.
         indices: Which trials; they run side by side.
-
-    Returns:
-        A row per trial: loss, zncc, mtre_mm, mrpd_mm and the parts of the pose error at the pose
-        of the lowest loss; start_mtre_mm; steps until the end, until the loss was first below 1e-6
-        (`steps_loss`) and until ZNCC was first above 0.999 (`steps_zncc`, only where the loss
-        is 1 - ZNCC), NaN where that never happened; renders; the reason why it ended; and
-        true_*, start_*, final_* for the six parameters.
     """
     protocol = Protocol.of(config)
+    *poses, dice = zip(*map(protocol.draw, indices), strict=True)
+    return run_trials(protocol, protocol.renderer(), indices, *map(torch.stack, poses), dice)
+
+
+def run_trials(
+    protocol: Protocol,
+    drr: DRR,
+    indices: Sequence[int],
+    true_eta: Float[Tensor, "n 6"],
+    start: Float[Tensor, "n 6"],
+    dice: Sequence[torch.Generator],
+) -> pd.DataFrame:
+    """Registrations of true poses from starts, side by side; `dice` is for the noise of each.
+
+    Returns:
+        A row per trial: loss, zncc, mtre_mm, mrpd_mm, parts of the pose error at the lowest loss;
+        start_mtre_mm; steps to the end, to a loss below 1e-6 (`steps_loss`) and to a ZNCC above
+        0.999 (`steps_zncc`, where the loss is 1 - ZNCC), NaN where it never was so; renders;
+        reason of the end; true_*, start_*, final_* for the six parameters.
+    """
     if protocol.trace and len(protocol.levels) > 1:
         raise ConfigError(
             f"trace is {protocol.trace} with {len(protocol.levels)} levels, whose losses are not "
             "comparable; set trace=0, or give one level"
         )
-    drr = protocol.renderer()
-    drawn = [protocol.draw(i) for i in indices]
-    true_eta, start = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
     true_pose = drr.pose(true_eta)
     fixed = drr(true_pose).detach()
     if protocol.noise:
-        grain = [torch.randn(fixed.shape[1:], generator=d[2]).to(fixed) for d in drawn]
+        grain = [torch.randn(fixed.shape[1:], generator=d).to(fixed) for d in dice]
         peak = fixed.amax(dim=(1, 2, 3), keepdim=True)
         fixed = fixed + protocol.noise * peak * torch.stack(grain)
     optimizer = protocol.optimizer
@@ -217,7 +227,7 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         table |= {f"loss_{k}": result.trace_loss[k].float() for k in kept}
         last = sum(n for _, n in protocol.levels)
         gone = range(len(kept) * protocol.trace, last, protocol.trace)  # all had ended by then
-        table |= {f"loss_{k}": torch.full((len(drawn),), torch.nan) for k in gone}
+        table |= {f"loss_{k}": torch.full((len(start),), torch.nan) for k in gone}
     return pd.DataFrame({k: v if isinstance(v, list) else v.numpy() for k, v in table.items()})
 
 

@@ -135,14 +135,30 @@ def test_finite_differences_go_the_same_way(volume):
     assert worst(step[1][:3], step[0][:3]) < 0.05 and worst(step[1][3:], step[0][3:]) < 0.05
 
 
-@pytest.mark.parametrize("name", ["nelder-mead", "powell"])
+@pytest.mark.parametrize("name", ["nelder-mead", "powell", "cma-es"])
 def test_a_search_without_gradients(volume, name):
-    starts = torch.stack([TRUE[0] + 0.02, TRUE[0]])
+    starts = torch.stack([START, TRUE[0]])
     result = descend(_fixed(volume), volume, CARM, starts, optimizer=name, levels=((1, 90),))
     assert result.reason[1] == "loss below threshold" and result.best == 1
     losses = result.trace_loss[:, 0]
     assert float(losses[torch.isfinite(losses)].min()) == result.final_loss[0] < losses[0]
-    assert result.renders[1] == int(torch.isfinite(result.trace_loss).sum()) <= 180
+    assert result.renders[1] == int(torch.isfinite(result.trace_loss).sum()) <= 91
+    assert int(torch.isfinite(losses).sum()) == 90
+
+
+def test_a_search_without_gradients_over_levels(volume):
+    """Every start keeps its own image; a finer level begins with smaller steps."""
+    true = torch.cat([TRUE, TRUE + 0.1])
+    options = dict(optimizer="cma-es", levels=((2, 150), (1, 100)))
+    both = descend(_fixed(volume, true), volume, CARM, true + 0.05, **options)
+    assert both.renders == {2: 300, 1: 200} and both.level.tolist() == [2] * 150 + [1] * 100
+    for i in range(2):
+        alone = descend(_fixed(volume, true[i : i + 1]), volume, CARM, true[i] + 0.05, **options)
+        assert worst(both.trace_eta[:10, i], alone.trace_eta[:10, 0]) < 1e-9
+    moved = both.trace_eta[1:10, 0] - both.trace_eta[0, 0]
+    finer = both.trace_eta[151:160, 0] - both.trace_eta[150, 0]
+    assert finer[:, :3].abs().mean() < moved[:, :3].abs().mean()
+    assert bool((both.final_loss < both.trace_loss[0]).all())
 
 
 def test_images_must_fit_the_starts(volume):

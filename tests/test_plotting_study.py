@@ -127,3 +127,35 @@ def test_a_map_of_rates_holds_every_number_in_its_field(axes):
     assert axes.images[0].get_array().tolist() == [[0.0, 37.5], [100.0, 12.0]]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+
+
+def test_success_and_quartiles_stand_at_their_values(axes, trials):
+    table = trials.assign(error=np.where(trials["rule"] == "a", 2.0, 6.0))
+    figures.draw_success(axes, success_table(table, ["error"]), "error", "mTRE < 1 mm", "all")
+    line, _, (bar,) = axes.containers[0]
+    assert line.get_xydata().tolist() == [
+        [2.0, pytest.approx(200 / 3)],
+        [6.0, pytest.approx(200 / 3)],
+    ]
+    # Wilson, 2 of 3: 20.77 to 93.85 %, by hand from the closed form.
+    assert bar.get_segments()[0][:, 1].tolist() == pytest.approx([20.77, 93.85], abs=0.01)
+    figures.draw_quartiles(axes, table, "error", "start_mtre_mm", "all")  # 10, 30, 50 mm
+    line, _, (bar,) = axes.containers[1]
+    assert line.get_xydata().tolist() == [[2.0, 30.0], [6.0, 30.0]]
+    assert bar.get_segments()[1][:, 1].tolist() == [20.0, 40.0]
+
+
+def test_picks_lie_on_their_pixels(axes):
+    """A pixel (row 3, column 7) has its centre at (7.5, 3.5)."""
+    image = np.zeros((10, 20))
+    image[3, 7] = 1.0
+    true = np.array([[7.5, 3.5], [19.0, 0.5]])
+    figures.draw_picks(axes, image, true, true + 1, ["a", "b"])
+    left, right, bottom, top = axes.images[0].get_extent()
+    assert (left, right, bottom, top) == (0, 20, 10, 0)
+    shown = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert shown["landmark"] == true.tolist() and shown["picked"] == (true + 1).tolist()
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert [text.get_ha() for text in axes.texts] == ["left", "right"]
+    figures.draw_picks(axes, image, true, true)
+    assert len(axes.texts) == 2  # no names, no texts

@@ -166,8 +166,11 @@ def test_the_committed_file_is_sound():
     root = repro.repository()
     table = paper.paper_values(root)
     assert not table.duplicated(["item", "quantity"]).any()
-    assert table[["item", "quantity", "unit", "value", "rule", "where"]].notna().all(axis=None)
-    judged = table[table["rule"] != "setting"]
+    assert table[["item", "quantity", "unit", "rule", "where"]].notna().all(axis=None)
+    # A number is missing where the paper only states something, and nowhere else.
+    assert (table["value"].isna() == (table["rule"] == "text")).all()
+    assert "Arun" in paper.paper_text("Text", "landmark start", root)
+    judged = table[~table["rule"].isin(["setting", "text"])]
     assert (judged["low"] <= judged["value"]).all()
     assert (judged["value"] <= judged["high"].fillna(np.inf)).all()
     assert paper.paper_value("Fig. 8", "Adam success rate", root) == 82.7

@@ -211,7 +211,7 @@ def with_paper(root: Path, rows: list[dict]) -> tuple[list[dict], list[str]]:
     missing = Counter(
         item
         for (item, q), row in known.items()
-        if row["rule"] != "setting" and (item, q) not in done
+        if row["rule"] not in ("setting", "text") and (item, q) not in done
     )
     return full, [f"{item} ({n})" for item, n in missing.items()]
 
