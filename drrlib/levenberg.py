@@ -37,12 +37,16 @@ class Sight:
         fixed: [t, 1, h, w].
         weights: Weight of each pixel, [t, 1, h, w]; None for 1 everywhere.
         frame_of: Parameters [m, n] -> source and detector of this view.
+        degree: Of the polynomial by which grey values may differ. 1: scale and offset, and the
+            loss is 1 - ZNCC. More: also curved, as by another spectrum, and the loss is half the
+            part of the image's variance that the polynomial does not explain.
     """
 
     drr: DRR
     fixed: Tensor
     weights: Tensor | None
     frame_of: Callable[[Tensor], Frame]
+    degree: int = 1
 
     def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
         """Images. Gradients: parameters."""
@@ -152,12 +156,14 @@ def normal_equations(
 def residuals(
     sight: Sight, parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
 ) -> tuple[Float[Tensor, "m pixels"], Float[Tensor, "m pixels n"]]:
-    """Difference of the unit images, and its derivative."""
+    """What the loss is half the square of, and its derivative."""
     image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
     moving, jacobian = image.flatten(1), jacobian.flatten(1, 3)
     where = owner.to(moving.device)
     fixed = sight.fixed[where].flatten(1).to(moving)
     weights = None if sight.weights is None else sight.weights[where].flatten(1).to(moving)
+    if sight.degree > 1:
+        return _curved(moving, jacobian, fixed, weights, sight.degree)
     fixed, _ = _centred(fixed, weights)
     moving, share = _centred(moving, weights)
     jacobian = jacobian - share[:, None] @ jacobian
@@ -168,6 +174,64 @@ def residuals(
     jacobian = (jacobian - unit[..., None] * (unit[:, None] @ jacobian)) / length[..., None]
     fixed = fixed / torch.linalg.vector_norm(fixed, dim=1, keepdim=True).clamp_min(1e-30)
     return unit - fixed, jacobian
+
+
+def _curved(moving, jacobian, fixed, weights, degree):
+    """Residual of the unit fixed image after its regression, and Kaufman's derivative of it.
+
+    Only what the regression cannot follow counts, so the derivative is projected likewise; the
+    gradient of half the square is exact.
+    """
+    grey = regress(moving, fixed, weights, degree)
+    jacobian = grey.slope[..., None] * jacobian
+    if weights is not None:
+        jacobian = weights.sqrt()[..., None] * jacobian
+    size = torch.linalg.vector_norm(_centred(fixed, weights)[0], dim=1).clamp_min(1e-30)
+    jacobian = grey.basis @ (grey.basis.mT @ jacobian) - jacobian
+    return grey.residual / size[:, None], jacobian / size[:, None, None]
+
+
+class Grey(NamedTuple):
+    """A fixed image as a polynomial of the moving one.
+
+    Attributes:
+        residual: Root weights times what the polynomial leaves [m, pixels].
+        slope: Derivative of the polynomial by the moving image [m, pixels].
+        basis: Orthonormal columns that span constant and powers, with root weights [m, pixels, k].
+    """
+
+    residual: Float[Tensor, "m pixels"]
+    slope: Float[Tensor, "m pixels"]
+    basis: Float[Tensor, "m pixels k"]
+
+
+def regress(
+    moving: Float[Tensor, "m pixels"],
+    fixed: Float[Tensor, "m pixels"],
+    weights: Float[Tensor, "m pixels"] | None,
+    degree: int,
+) -> Grey:
+    """Weighted least squares of the fixed image on powers of the moving one."""
+    root = torch.ones_like(moving) if weights is None else weights.sqrt()
+    fixed = torch.where(root > 0, fixed, 0.0)
+    total = root.square().sum(dim=1, keepdim=True).clamp_min(1e-30)
+    middle = (root.square() * moving).sum(dim=1, keepdim=True) / total
+    spread = (root * (moving - middle)).square().sum(dim=1, keepdim=True).div(total).sqrt()
+    spread = spread.clamp_min(1e-20)
+    x = (moving - middle) / spread
+    powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
+    columns = root[..., None] * powers
+    # Cholesky's factor in float64 makes the few columns orthonormal without a tall QR.
+    gram = (columns.mT @ columns).double()
+    gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
+    factor = torch.linalg.cholesky(gram)
+    turn = torch.linalg.solve_triangular(factor, torch.eye(degree + 1).to(gram), upper=False).mT
+    basis = columns @ turn.to(columns)
+    share = (basis.mT @ (root * fixed)[..., None])[..., 0]
+    residual = root * fixed - (basis @ share[..., None])[..., 0]
+    weight = (turn.to(columns) @ share[..., None])[..., 0]  # of each power
+    slope = sum(k * weight[:, k, None] * powers[..., k - 1] for k in range(1, degree + 1))
+    return Grey(residual, slope / spread, basis)
 
 
 def covariance(

@@ -1,6 +1,6 @@
 """Pixels that the CT cannot explain, such as an instrument: found and given no weight.
 
-The fixed image is fitted by scale and offset of the moving one with Tukey's biweight (Beaton and
+The fixed image is fitted by a polynomial of the moving one with Tukey's biweight (Beaton and
 Tukey 1974, doi:10.1080/00401706.1974.10489171), whose scale is the median absolute residual.
 """
 
@@ -39,22 +39,33 @@ def fit(
     moving: Float[Tensor, "m pixels"],
     fixed: Float[Tensor, "m pixels"],
     weights: Float[Tensor, "m pixels"] | None,
+    degree: int = 1,
 ) -> Fit:
-    """Scale and offset by reweighted least squares."""
+    """Polynomial of the moving image by reweighted least squares."""
     given = torch.ones_like(moving) if weights is None else weights
+    fixed = torch.where(given > 0, fixed, 0.0)
     w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
     for _ in range(_ROUNDS):
-        share = w / w.sum(dim=1, keepdim=True).clamp_min(1e-30)
-        m = moving - (share * moving).sum(dim=1, keepdim=True)
-        f = fixed - (share * fixed).sum(dim=1, keepdim=True)
-        square = (share * m.square()).sum(dim=1, keepdim=True).clamp_min(1e-30)
-        slope = (share * m * f).sum(dim=1, keepdim=True) / square
-        contrast = (slope.abs() * square.sqrt()).clamp_min(1e-30)
-        residual = (f - slope * m) / contrast
+        residual = _left(moving, fixed, w, degree)
         seen = torch.where(given > 0, residual.abs(), torch.nan)
         scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST)
         w = given * (1 - (residual / (_CUT * scale)).square()).clamp_min(0).square()
     return Fit(w, torch.where(given > 0, residual, 0.0), scale[:, 0])
+
+
+def _left(moving, fixed, weights, degree):
+    """Fixed image minus its regression, over the deviation of what the regression explains."""
+    share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    x = moving - (share * moving).sum(dim=1, keepdim=True)
+    x = x / (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
+    powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
+    gram = ((share[..., None] * powers).mT @ powers).double()
+    gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
+    right = ((share[..., None] * powers).mT @ fixed[..., None]).double()
+    fitted = (powers @ torch.linalg.solve(gram, right).to(powers))[..., 0]
+    middle = (share * fitted).sum(dim=1, keepdim=True)
+    contrast = (share * (fitted - middle).square()).sum(dim=1, keepdim=True).sqrt()
+    return (fixed - fitted) / contrast.clamp_min(1e-20)
 
 
 def reweighed(
@@ -67,7 +78,7 @@ def reweighed(
         where = owner.to(image.device)
         fixed = sight.fixed[where]
         given = None if sight.weights is None else sight.weights[where].flatten(1)
-        fits.append(fit(image.flatten(1), fixed.flatten(1), given))
+        fits.append(fit(image.flatten(1), fixed.flatten(1), given, sight.degree))
         weights = fits[-1].weights.reshape(fixed.shape)
         found.append(dataclasses.replace(sight, fixed=fixed, weights=weights))
     return found, fits

@@ -33,6 +33,10 @@ from drrlib.volume import Volume
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
+_TRUSTED, _EVERY = (
+    0.9,
+    7,
+)  # part of the pixels whose values are trusted; one in so many is looked at
 _SLACK = 2.0  # a pose may lie this many times the stated range away
 
 
@@ -119,7 +123,9 @@ class Registration:
         """One search through all levels; `known` poses [t, 6] join the coarse candidates."""
         search, free, loss_of, seed = options
         levels, everyone = self.levels, torch.arange(len(start))
-        sights = levels.sights(0, fixed, weights)
+        # A second attempt does not trust the brightest pixels, which metal may be.
+        tamed = fixed if known is None else [_tamed(*x) for x in zip(fixed, weights, strict=True)]
+        sights = levels.sights(0, tamed, weights)
         swept = self._sweep(plan, sights, start, search, seed)
         eta = swept.eta if known is None else torch.cat([known[:, None], swept.eta], dim=1)
         coarse = search_coarsely(sights, eta, plan.rates, plan.steps, loss_of)
@@ -133,7 +139,8 @@ class Registration:
             sights = levels.sights(level, fixed, weights, freed)
             rows = self._with_lengths(rows, freed)
             if loss_of is None:
-                done = refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE)
+                still = _TIGHT if last else _LOOSE
+                done = refine(sights, rows, owner, rounds, still, plan.degree)
             else:
                 rates = tuple(_FINE * r / 2**level for r in plan.rates)
                 done = refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), loss_of)
@@ -255,6 +262,13 @@ class Registration:
             )
         if free and len(fixed) > 1:
             raise ConfigError("free is for one view; several views would need lengths for each")
+
+
+def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:
+    """Images whose brightest tenth of pixels is cut to what the others reach."""
+    seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)
+    most = torch.nanquantile(seen.flatten(1)[:, ::_EVERY], _TRUSTED, dim=1)
+    return fixed.minimum(most[:, None, None, None])
 
 
 def _ranked(misfit: Tensor, owner: Tensor, t: int) -> Tensor:

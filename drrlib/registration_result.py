@@ -26,6 +26,8 @@ class Preset:
         finest: Pixels across the detector that are enough; None for all.
         attempts: Where the answer is not sure, begin again with more rotations, so many times
             in all.
+        degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
+            1 for scale and offset, 2 or 3 for another spectrum or scatter too.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
     """
 
@@ -37,6 +39,7 @@ class Preset:
     fine_rounds: tuple[int, ...]
     finest: int | None
     attempts: int
+    degree: int = 3
     rates: tuple[float, float] = (0.05, 8.0)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class Refined(NamedTuple):
 
     Attributes:
         parameters: [m, n].
-        loss: 1 - ZNCC over the pixels that count [m].
+        loss: 1 - ZNCC over the pixels that count, after the grey values' regression [m].
         misfit: See `outliers.misfit`; comparable between rows of one image [m].
         kept: Part of the weight that outliers left [m].
         settled: [m].
@@ -133,14 +134,17 @@ def refine(
     owner: Int[Tensor, " m"],
     steps: Sequence[int],
     still: Sequence[float],
+    degree: int,
 ) -> Refined:
     """Levenberg-Marquardt in rounds; before each, outliers are found anew and lose their weight.
 
     Args:
         steps: Most steps of each round.
         still: As in `levenberg`.
+        degree: Of the grey-value polynomial, as in `Sight`.
     """
     renders, everyone = 0, torch.arange(len(parameters))
+    sights = [replace(s, degree=degree) for s in sights]
     for most in steps:
         weighted, fits = reweighed(sights, parameters, owner)
         done = levenberg(weighted, parameters, everyone, most, still)
@@ -152,8 +156,11 @@ def refine(
         [f.weights.mean(dim=1) / (1 if s.weights is None else s.weights[owner].mean(dim=(1, 2, 3)))
          for s, f in zip(sights, fits, strict=True)]
     ).mean(dim=0)  # fmt: skip
+    loss = done.normal.loss
+    if degree > 1:
+        loss = 1 - (1 - 2 * loss).clamp_min(0).sqrt()  # 1 - R, which for degree 1 is 1 - ZNCC
     return Refined(
-        parameters, done.normal.loss, misfit(fits, owner), kept.double().cpu(), done.settled,
+        parameters, loss, misfit(fits, owner), kept.double().cpu(), done.settled,
         renders, weighted,
     )  # fmt: skip
 
