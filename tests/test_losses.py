@@ -45,7 +45,7 @@ def test_constant_images_are_defined(name, value):
         loss = get_loss(name)(_image(0, size=(50, 50)).to(dtype), moving)
         loss.sum().backward()
         assert torch.isfinite(loss).all() and torch.isfinite(moving.grad).all()
-        if name == "zncc":
+        if name not in ("ncc", "l2"):
             assert torch.equal(loss, torch.ones_like(loss)) and (moving.grad == 0).all()
 
 
@@ -75,7 +75,7 @@ def test_bad_input_is_named():
         LOSSES["mine"] = l2
 
 
-@pytest.mark.parametrize("name", ["zncc", "ncc"])
+@pytest.mark.parametrize("name", ["zncc", "ncc", "gradient_ncc"])
 @pytest.mark.parametrize("away", [0.0, 1e-3])
 def test_float32_is_exact_near_the_optimum(name, away):
     """A registration stops at 1e-6; 1 minus a plain float32 sum is off by 3e-6 at 600 x 600."""
@@ -90,6 +90,18 @@ def test_float32_is_exact_near_the_optimum(name, away):
     if away:
         (single_slope,) = torch.autograd.grad(found, single)
         assert (single_slope - slope).norm() < 1e-3 * slope.norm()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_is_its_images_one_by_one(name):
+    fixed, moving = _image(0, 3, (9, 11)), _image(1, 3, (9, 11))
+    weights = _image(2, 3, (9, 11))
+    loss, one = get_loss(name), slice(0, 1)
+    single = [loss(fixed[k : k + 1], moving[k : k + 1], weights[k : k + 1]) for k in range(3)]
+    assert torch.allclose(loss(fixed, moving, weights), torch.cat(single), rtol=1e-12)
+    shared = [loss(fixed[one], moving[k : k + 1]) for k in range(3)]
+    assert torch.allclose(loss(fixed[one], moving), torch.cat(shared), rtol=1e-12)
+    assert torch.equal(loss(fixed[one], moving), loss(fixed[one].expand(3, 1, 9, 11), moving))
 
 
 def test_range_of_zncc():
