@@ -162,7 +162,9 @@ def test_a_carm_as_explicit_rays_gives_the_same_image():
 
     lengths = (120.0, 60.0, 7, 9, 4.0, 5.0, 1.0, -2.0)
     eta = _eta(0.2, 0.4, 0.1)
-    images = [DRR(_volume(), kind(*lengths))(kind(*lengths).pose(eta, CENTER)) for kind in (Rays, CArm)]
+    images = [
+        DRR(_volume(), kind(*lengths))(kind(*lengths).pose(eta, CENTER)) for kind in (Rays, CArm)
+    ]
     assert helpers.worst(*images) < 1e-6 and float(images[0].amax()) > 0.1
 
 
