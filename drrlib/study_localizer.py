@@ -289,6 +289,44 @@ def loss_profiles(
     return table[["parameter", "offset", *losses]]
 
 
+def spacing_fits(
+    protocol: LocalizerProtocol, eta: Float[Tensor, "6"], scales: Sequence[float]
+) -> pd.DataFrame:
+    """The pose again, on the grid of the last stage, were the pixels of another size.
+
+    A wrong PixelSpacing looks like a wrong depth along the fan, but not along the table, where
+    rays are parallel: the loss tells which it is.
+
+    Args:
+        eta: Where to start; the middle of the window keeps its place.
+        scales: Of rows and columns alike; 1 is what the header says.
+
+    Returns:
+        Columns scale, the loss, and off_* as in `localizer_trials`.
+    """
+    scan = load_localizer(protocol.subject)
+    binning, voxel, steps, loss, _ = protocol.stages[-1]
+    image, geometry = scan.binned(binning)
+    fraction = binning / protocol.stages[0][0]
+    rows = []
+    for scale in scales:
+        larger = dataclasses.replace(
+            geometry, delx=geometry.delx * scale, dely=geometry.dely * scale
+        )
+        start = eta.clone()
+        # Larger pixels, nearer tube: nearly the same fan.
+        start[3:] += (scale - 1) * geometry.sod * scan.pose[0, :3, 2]
+        result = descend(
+            image, averaged(protocol.subject, voxel), larger, start, loss=loss,
+            optimizer=Adam(*(rate * fraction for rate in protocol.rates)), levels=((1, steps),),
+            method=protocol.method, backend=protocol.backend, progress=False,
+        )  # fmt: skip
+        off = _degrees(result.eta - scan.eta).tolist()
+        named = {f"off_{name}": value for name, value in zip(PARAMETERS, off, strict=True)}
+        rows.append({"scale": scale, "loss": result.loss, **named})
+    return pd.DataFrame(rows)
+
+
 def _radians(eta: Tensor) -> Tensor:
     return torch.cat([torch.deg2rad(eta[..., :3]), eta[..., 3:]], dim=-1)
 

@@ -23,6 +23,7 @@ from drrlib.study_localizer import (
     localizer_trials,
     loss_profiles,
     search,
+    spacing_fits,
     summarise,
 )
 
@@ -121,6 +122,18 @@ def test_profiles_have_their_lowest_value_near_the_truth():
     for name in ("theta_deg", "gamma_deg", "by_mm", "bz_mm"):
         part = table[table["parameter"] == name]
         assert abs(float(part.loc[part["zncc"].idxmin(), "offset"])) <= part["offset"].max() / 2
+
+
+def test_the_spacing_is_told_apart_from_depth():
+    """The simulated header is right: its own spacing fits best, and depth follows a wrong one."""
+    scan = load_localizer(SIMULATED)
+    protocol = dataclasses.replace(
+        SMALL, stages=((4, 4.0, 30, "gradient_ncc", 1),), rates=(0.005, 1)
+    )
+    table = spacing_fits(protocol, scan.eta, (0.95, 1.0, 1.05))
+    assert table["loss"].idxmin() == 1
+    depth = table["off_bx_mm"]
+    assert depth[0] > depth[1] + 10 and depth[2] < depth[1] - 10
 
 
 @pytest.mark.parametrize(
