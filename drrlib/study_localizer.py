@@ -122,15 +122,23 @@ class LocalizerProtocol:
 
 
 def choose_subject() -> tuple[str, str]:
-    """The first subject whose data can be had, and in words why."""
-    for name in REAL:
-        try:
-            datasets.path("plastic_skull_localizer")
-            datasets.path(name)
-            return name, f"real localizer, CT {name}"
-        except DatasetError as error:
-            reason = str(error)
-    return SIMULATED, f"simulated localizer of the procedural skull, since {reason}"
+    """The first subject whose data can be had, and in words which image it is."""
+    if _at_hand("plastic_skull_localizer"):
+        for name in REAL:
+            if _at_hand(name):
+                return name, f"real localizer, CT {name}"
+    return SIMULATED, (
+        "simulated localizer of the procedural skull, since the real one or its CT cannot be had "
+        'here; drrlib.datasets.path("plastic_skull_localizer") and ..._5mm say why'
+    )
+
+
+def _at_hand(name: str) -> bool:
+    try:
+        datasets.path(name)
+    except DatasetError:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=2)

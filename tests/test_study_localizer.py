@@ -152,9 +152,11 @@ def test_without_data_the_simulated_image_stands_in(monkeypatch):
 
     monkeypatch.setattr(datasets, "path", missing)
     subject, why = choose_subject()
-    assert subject == SIMULATED and "plastic_skull_localizer is not here" in why
+    assert subject == SIMULATED and why.startswith("simulated")
     monkeypatch.setattr(datasets, "path", lambda name: name if "1mm" not in name else missing(name))
-    assert choose_subject()[0] == "plastic_skull_5mm"
+    assert choose_subject() == ("plastic_skull_5mm", "real localizer, CT plastic_skull_5mm")
+    monkeypatch.setattr(datasets, "path", lambda name: name if "mm" not in name else missing(name))
+    assert choose_subject()[0] == SIMULATED
 
 
 def test_the_real_localizer(real_data, monkeypatch):
