@@ -315,7 +315,8 @@ def spacing_fits(
     scan = load_localizer(protocol.subject)
     binning, voxel, steps, loss, _ = protocol.stages[-1]
     image, geometry = scan.binned(binning)
-    fraction = binning / protocol.stages[0][0]
+    # From a pose nearby: a fifth of the search's rates, and no early end.
+    fraction = 0.2 * binning / protocol.stages[0][0]
     rows = []
     for scale in scales:
         larger = dataclasses.replace(
@@ -327,7 +328,7 @@ def spacing_fits(
         result = descend(
             image, averaged(protocol.subject, voxel), larger, start, loss=loss,
             optimizer=Adam(*(rate * fraction for rate in protocol.rates)), levels=((1, steps),),
-            method=protocol.method, backend=protocol.backend, progress=False,
+            patience=steps, method=protocol.method, backend=protocol.backend, progress=False,
         )  # fmt: skip
         off = _degrees(result.eta - scan.eta).tolist()
         named = {f"off_{name}": value for name, value in zip(PARAMETERS, off, strict=True)}
