@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from drrlib.carm import CArm
 from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
@@ -18,6 +17,7 @@ from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
 from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
 from drrlib.progress import progress_bar
+from drrlib.scan_projection import Geometry
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.
@@ -71,7 +71,7 @@ class DescentResult:
 def descend(
     fixed: Float[Tensor, "*image"],
     volume: Volume,
-    carm: CArm,
+    carm: Geometry,
     start: Float[Tensor, "*n 6"],
     *,
     loss: str | Callable = "zncc",
@@ -92,7 +92,7 @@ def descend(
             [n, 1, height, width], an image for each start: then every start is a registration of
             its own, to be read from `final_eta` and `final_loss`.
         volume: CT as attenuation.
-        carm: Intrinsics of the X-ray image.
+        carm: Intrinsics of the X-ray image, or the ScanProjection of a CT localizer.
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
         loss: A name of `drrlib.losses.LOSSES`, or a function (fixed, moving) -> [n].
         optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
@@ -251,7 +251,7 @@ def _get_method(optimizer: object) -> object:
     return optimizer if isinstance(optimizer, GradientFree) else get_optimizer(optimizer)
 
 
-def _check_fixed(fixed: Tensor, carm: CArm, starts: int) -> Float[Tensor, "m 1 height width"]:
+def _check_fixed(fixed: Tensor, carm: Geometry, starts: int) -> Float[Tensor, "m 1 height width"]:
     size = (carm.height, carm.width)
     images = fixed.numel() // (carm.height * carm.width)
     one_each = tuple(fixed.shape) == (starts, 1, *size)
@@ -269,7 +269,7 @@ def _check_fixed(fixed: Tensor, carm: CArm, starts: int) -> Float[Tensor, "m 1 h
     return fixed
 
 
-def _check_levels(levels, carm: CArm) -> list[tuple[int, int]]:
+def _check_levels(levels, carm: Geometry) -> list[tuple[int, int]]:
     if levels is None:
         fits = [
             (b, n)

@@ -183,6 +183,25 @@ def overlay(fixed, moving) -> np.ndarray:
     return np.stack([red, cyan, cyan], axis=-1)
 
 
+def checkerboard(fixed, moving, tiles: int = 8) -> np.ndarray:
+    """Grey image [H, W] in 0..1 of both images in turn, fixed first, `tiles` squares across.
+
+    Edges run on from tile to tile where the images fit. Each is scaled to its own range.
+
+    Raises:
+        ShapeError: the images differ in size.
+        ConfigError: fewer than one tile, or tiles smaller than a pixel.
+    """
+    a, b = _unit_range(as_image(fixed)), _unit_range(as_image(moving))
+    if a.shape != b.shape:
+        raise ShapeError(f"fixed is {a.shape}, moving is {b.shape}; expected one size")
+    if not 1 <= tiles <= a.shape[1]:
+        raise ConfigError(f"tiles is {tiles}; expected 1 to {a.shape[1]}, the columns")
+    size = a.shape[1] / tiles
+    i, j = ((np.arange(n) // size).astype(int) for n in a.shape)
+    return np.where((i[:, None] + j) % 2 == 0, a, b)
+
+
 def _unit_range(array: np.ndarray) -> np.ndarray:
     low, high = array.min(), array.max()
     return (array - low) / (high - low) if high > low else np.zeros_like(array)

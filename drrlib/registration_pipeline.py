@@ -64,6 +64,12 @@ class Registration:
             raise ConfigError(
                 f"preset is {preset!r}; choose paper, {', '.join(PRESETS)}, or give a Preset"
             )
+        for each in (carm, *(other for other, _ in others)):
+            if not isinstance(each, CArm):
+                raise ConfigError(
+                    f"got a {type(each).__name__} for a C-arm; register takes CArm alone: for "
+                    "other geometries use drrlib.descent.descend from several starts"
+                )
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
         self.volume, self.carm = volume, carm
         poses = [torch.eye(4, dtype=torch.float64)]

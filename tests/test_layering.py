@@ -14,7 +14,7 @@ LAYERS = [
     ("errors", "progress", "atomic"),
     ("paper", "se3", "volume", "projectors"),
     ("carm", "dicom", "nifti", "phantoms"),
-    ("readers",),
+    ("readers", "scan_projection"),
     ("datasets",),
     ("drr",),
     ("acquisition", "losses", "metrics"),

@@ -76,6 +76,19 @@ def test_turntable_has_a_slider_step_for_each_image():
     ]  # fmt: skip
 
 
+def test_checkerboard_takes_both_in_turn():
+    fixed, moving = np.zeros((4, 8)), np.full((4, 8), 3.0)
+    fixed[0, 0], moving[3, 7] = 2.0, 5.0  # each scaled to 0..1 by itself
+    board = plotting.checkerboard(fixed, moving, tiles=4)
+    assert board[0, 0] == 1 and board[3, 7] == 0  # tile (1, 3) is of the fixed image
+    moving[0, 2] = 5.0
+    assert plotting.checkerboard(fixed, moving, tiles=4)[0, 2] == 1
+    with pytest.raises(ShapeError, match="one size"):
+        plotting.checkerboard(fixed, moving.T)
+    with pytest.raises(ConfigError, match="tiles is 9"):
+        plotting.checkerboard(fixed, moving, tiles=9)
+
+
 def test_overlays_fill_a_grid():
     figure = plotting.show_overlays(np.eye(4), [np.eye(4)] * 5, columns=4)
     assert len(figure.axes) == 8 and sum(len(a.images) for a in figure.axes) == 5
