@@ -96,16 +96,25 @@ class Protocol:
         """From the plain dictionary of `config`.
 
         Raises:
-            ConfigError: a name that a protocol does not have.
+            ConfigError: a name that a protocol does not have, or a value of another kind.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
+        for name, value in config.items():
+            kind = {str: str, int: int, float: (int, float)}.get(known[name], (list, tuple))
+            if not isinstance(value, kind) and not (name == "rates" and value is None):
+                wanted = getattr(known[name], "__name__", known[name])
+                raise ConfigError(f"{name} of a protocol is {value!r}; expected {wanted}")
         return cls(**config)
 
     def config(self) -> dict:
-        """A plain dictionary for `run_study`, with the device that "auto" stands for here."""
+        """A plain dictionary for `run_study`, with the device that "auto" stands for here.
+
+        Settled by the caller, not by each worker: all trials of a study are of one device, which
+        its record names. A caller without a GPU must name "cuda" for workers that have one.
+        """
         return {**dataclasses.asdict(self), "device": self._device()}
 
     def with_(self, **changes) -> "Protocol":
