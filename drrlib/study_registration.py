@@ -198,6 +198,7 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         grain = [torch.randn(fixed.shape[1:], generator=d[2]).to(fixed) for d in drawn]
         peak = fixed.amax(dim=(1, 2, 3), keepdim=True)
         fixed = fixed + protocol.noise * peak * torch.stack(grain)
+    levels = [tuple(level) for level in protocol.levels]  # JSON and TOML have lists
     optimizer = protocol.optimizer
     if protocol.rates is not None:
         if optimizer.lower() not in OPTIMIZERS:
@@ -208,7 +209,7 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         optimizer = OPTIMIZERS[optimizer.lower()](*protocol.rates)
     result = descend(
         fixed, drr.volume, drr.carm, start, loss=protocol.loss, optimizer=optimizer,
-        derivative=protocol.derivative, levels=protocol.levels, schedule=protocol.schedule,
+        derivative=protocol.derivative, levels=levels, schedule=protocol.schedule,
         threshold=protocol.threshold, patience=1 + sum(n for _, n in protocol.levels),
         method=protocol.method, backend=protocol.backend, progress=False,
     )  # fmt: skip

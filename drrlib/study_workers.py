@@ -147,6 +147,7 @@ def _cluster(count: int, gpus: list[str]):
     # One shard at a time. Dask's limit on memory, a share of the machine's for each worker, would
     # kill a worker that holds a large CT.
     options = dict(home, nthreads=1, memory_limit=0, silence_logs=logging.WARNING)
+    options["preload"] = [__name__]
     specs = {}
     for i in range(count):
         # A nanny sets this in its worker before any CUDA call, and again after a restart.
@@ -155,6 +156,11 @@ def _cluster(count: int, gpus: list[str]):
     scheduler = {"cls": dd.Scheduler, "options": {**home, "port": 0}}
     with dd.SpecCluster(specs, scheduler, silence_logs=logging.WARNING) as cluster:
         yield cluster
+
+
+def dask_setup(worker) -> None:
+    """Dask calls this in each worker that preloads this module: leave Ctrl-C to the caller."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
