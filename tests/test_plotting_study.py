@@ -84,3 +84,13 @@ def test_the_frame_is_around_the_best_pair(axes):
     figures.draw_rate_search(axes, pd.DataFrame(rows))
     assert axes.patches[0].get_xy() == (0.5, 0.5)  # column 1, row 1
     assert [text.get_text() for text in axes.texts] == ["-3.0"] * 4 + ["-4.0", "-3.0"]
+
+
+def test_bars_of_shards_stand_where_the_log_says(axes):
+    table = pd.DataFrame(
+        dict(worker=["w2", "w1", "w2"], began=[0.0, 0.5, 2.0], ended=[1.5, 3.0, 2.5])
+    )
+    figures.draw_shards(axes, table)
+    bars = [(b.get_x(), b.get_width(), round(b.get_y() + b.get_height() / 2)) for b in axes.patches]
+    assert bars == [(0.0, 1.5, 0), (0.5, 2.5, 1), (2.0, 0.5, 0)]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["w2", "w1"]
