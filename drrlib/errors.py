@@ -39,3 +39,7 @@ class DtypeError(DrrlibError, TypeError):
 
 class BackendError(DrrlibError, RuntimeError):
     """A backend was named that cannot run here."""
+
+
+class WorkerError(DrrlibError, RuntimeError):
+    """Processes that computed a study died or went out of reach; what they finished is kept."""

@@ -244,6 +244,20 @@ def _groups(trials: pd.DataFrame, label: str | None) -> Iterator[tuple[str, pd.D
     yield from [("", trials)] if label is None else trials.groupby(label, sort=False)
 
 
+def draw_shards(axes: Axes, table: pd.DataFrame, color: str = BLUE) -> None:
+    """Which worker computed which shard when: a row per worker, a bar per shard.
+
+    Args:
+        table: Columns worker (its label; rows are in order of first appearance), began and ended
+            [s], as in `shard_log`.
+    """
+    names = list(dict.fromkeys(table["worker"]))
+    rows, seconds = [names.index(x) for x in table["worker"]], table["ended"] - table["began"]
+    axes.barh(rows, seconds, left=table["began"], height=0.6, color=color, ec="w", lw=0.8)
+    axes.set(xlabel="time [s]", yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticklabels(names)
+
+
 def _frame(column: float, row: float):
     from matplotlib.patches import Rectangle
 

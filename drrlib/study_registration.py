@@ -91,16 +91,25 @@ class Protocol:
         """From the plain dictionary of `config`.
 
         Raises:
-            ConfigError: a name that a protocol does not have.
+            ConfigError: a name that a protocol does not have, or a value of another kind.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
+        known = {f.name: f.type for f in dataclasses.fields(cls)}
         unknown = sorted(set(config) - set(known))
         if unknown:
             raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
+        for name, value in config.items():
+            kind = {str: str, int: int, float: (int, float)}.get(known[name], (list, tuple))
+            if not isinstance(value, kind) and not (name == "rates" and value is None):
+                wanted = getattr(known[name], "__name__", known[name])
+                raise ConfigError(f"{name} of a protocol is {value!r}; expected {wanted}")
         return cls(**config)
 
     def config(self) -> dict:
-        """A plain dictionary for `run_study`, with the device that "auto" stands for here."""
+        """A plain dictionary for `run_study`, with the device that "auto" stands for here.
+
+        Settled by the caller, not by each worker: all trials of a study are of one device, which
+        its record names. A caller without a GPU must name "cuda" for workers that have one.
+        """
         return {**dataclasses.asdict(self), "device": self._device()}
 
     def with_(self, **changes) -> "Protocol":
@@ -188,6 +197,7 @@ def run_trials(
         grain = [torch.randn(fixed.shape[1:], generator=d).to(fixed) for d in dice]
         peak = fixed.amax(dim=(1, 2, 3), keepdim=True)
         fixed = fixed + protocol.noise * peak * torch.stack(grain)
+    levels = [tuple(level) for level in protocol.levels]  # JSON and TOML have lists
     optimizer = protocol.optimizer
     if protocol.rates is not None:
         if optimizer.lower() not in OPTIMIZERS:
@@ -198,7 +208,7 @@ def run_trials(
         optimizer = OPTIMIZERS[optimizer.lower()](*protocol.rates)
     result = descend(
         fixed, drr.volume, drr.carm, start, loss=protocol.loss, optimizer=optimizer,
-        derivative=protocol.derivative, levels=protocol.levels, schedule=protocol.schedule,
+        derivative=protocol.derivative, levels=levels, schedule=protocol.schedule,
         threshold=protocol.threshold, patience=1 + sum(n for _, n in protocol.levels),
         method=protocol.method, backend=protocol.backend, progress=False,
     )  # fmt: skip

@@ -1,7 +1,11 @@
 """Work for studies in tests; a module, so that other processes can import it."""
 
+import os
+import signal
 import time
+from pathlib import Path
 
+import numba
 import pandas as pd
 import torch
 
@@ -23,3 +27,26 @@ def draws(config, indices):
 def wrong(config, indices):
     """Trials that nobody asked for."""
     return pd.DataFrame({"trial": [i + 1 for i in indices]})
+
+
+def counted(config, indices):
+    """Draws that leave a line for each trial begun, in a file of this process."""
+    with (Path(config["lines"]) / str(os.getpid())).open("a") as lines:
+        for i in indices:
+            lines.write(f"{i}\n")
+    return draws(config, indices)
+
+
+def witness(config, indices):
+    """What a worker sees: its threads and its GPU."""
+    time.sleep(config.get("sleep", 0))
+    seen = dict(kernel=numba.get_num_threads(), torch=torch.get_num_threads())
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
+    return pd.DataFrame([dict(trial=i, pid=os.getpid(), gpu=gpu, **seen) for i in indices])
+
+
+def fatal(config, indices):
+    """Draws by a process that is killed, as for lack of memory, at one trial."""
+    if config["at"] in indices:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draws(config, indices)

@@ -1,5 +1,9 @@
 """Procedural phantoms: HU, orientation, asymmetry, the same object on every grid."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
@@ -240,3 +244,16 @@ def test_texture_is_its_own_voxel_average():
     wide = np.linspace(-200, 200, 60, dtype=np.float32)
     values = texture.on(wide, wide, wide, (0.1,) * 3)
     assert abs(values.mean()) < 0.1 and 0.9 < values.std() < 1.1
+
+
+def test_the_bits_do_not_depend_on_threads():
+    """Products by BLAS do: a worker of one thread would compute with another phantom."""
+    code = "from drrlib.phantoms import skull; import sys; sys.stdout.buffer.write(skull(6.0).hu)"
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    one, four = (
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **dict.fromkeys(names, n)},
+            check=True, capture_output=True,
+        ).stdout for n in "14"
+    )  # fmt: skip
+    assert len(one) == skull(6.0).hu.nbytes and one == four

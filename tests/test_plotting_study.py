@@ -159,3 +159,13 @@ def test_picks_lie_on_their_pixels(axes):
     assert [text.get_ha() for text in axes.texts] == ["left", "right"]
     figures.draw_picks(axes, image, true, true)
     assert len(axes.texts) == 2  # no names, no texts
+
+
+def test_bars_of_shards_stand_where_the_log_says(axes):
+    table = pd.DataFrame(
+        dict(worker=["w2", "w1", "w2"], began=[0.0, 0.5, 2.0], ended=[1.5, 3.0, 2.5])
+    )
+    figures.draw_shards(axes, table)
+    bars = [(b.get_x(), b.get_width(), round(b.get_y() + b.get_height() / 2)) for b in axes.patches]
+    assert bars == [(0.0, 1.5, 0), (0.5, 2.5, 1), (2.0, 0.5, 0)]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["w2", "w1"]

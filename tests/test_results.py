@@ -23,6 +23,7 @@ WITHOUT_FULL_RUN: dict[str, str] = {
     "10_real_ct": "its sections on other CTs are still to come",
     "11_similarity_measures": "its study of 5600 registrations is still to be run",
     "12_landmark_starts": "the full run is still to be made",
+    "13_studies_at_any_size": "its times need two quiet cores",
 }
 
 

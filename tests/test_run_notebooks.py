@@ -190,7 +190,20 @@ def test_setup_cell_and_badge_are_written_once(root):
     assert header.source.startswith("# Small\n\n[![Open in Colab](")
     assert "/github/a/b/blob/v1.2.3/notebooks/01_small.ipynb" in header.source
     assert "-b v1.2.3 https://github.com/a/b.git repo" in setup.source
+    assert setup.source.endswith("pip install -q ..")
     assert parameters.metadata.tags == ["parameters"]
+
+
+def test_a_tag_of_the_setup_cell_installs_an_extra(root):
+    path = make(root)
+    run(root, "--write-setup")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].metadata.tags.append("extra-cluster")
+    nbformat.write(notebook, path)
+    assert run(root, "--write-setup") == 0
+    setup = nbformat.read(path, as_version=4).cells[1]
+    assert setup.source.endswith('pip install -q "..[cluster]"')
+    assert setup.metadata.tags == ["setup", "extra-cluster"]
 
 
 def test_the_version_stands_in_one_place():

@@ -5,6 +5,7 @@ import base64
 import io
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -132,16 +133,21 @@ def project_facts(root: Path) -> tuple[str, str]:
     return found[0].group(1), found[1].group(1)
 
 
-def setup_source(root: Path) -> str:
-    """The setup cell: it installs the tagged version on Colab and does nothing elsewhere."""
+def setup_source(root: Path, tags: Sequence[str] = ()) -> str:
+    """The setup cell: it installs the tagged version on Colab and does nothing elsewhere.
+
+    A tag of the cell such as "extra-cluster" installs this optional part of the package, too.
+    """
     url, version = project_facts(root)
+    extras = ",".join(tag.removeprefix("extra-") for tag in tags if tag.startswith("extra-"))
+    package = f'"..[{extras}]"' if extras else ".."
     return f"""import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("../drrlib").is_dir():
     !git clone -q --depth 1 -b v{version} {url}.git repo
     %cd -q repo/notebooks
-    %pip install -q .."""
+    %pip install -q {package}"""
 
 
 def badge(root: Path, name: str) -> str:
@@ -168,5 +174,5 @@ def write_setup(path: Path, root: Path) -> None:
     if not tagged:
         tagged = [nbformat.v4.new_code_cell(metadata={"tags": ["setup"]})]
         notebook.cells.insert(1, tagged[0])
-    tagged[0].source = setup_source(root)
+    tagged[0].source = setup_source(root, tagged[0].metadata.tags)
     write_notebook(notebook, path)

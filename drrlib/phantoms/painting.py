@@ -72,7 +72,8 @@ class Texture:
         plane = (factors[0][:, None] * factors[1][None]).reshape(-1, len(self.phase))
         left = np.hstack([plane.real, -plane.imag]).astype(np.float32)
         right = np.hstack([factors[2].real, factors[2].imag]).astype(np.float32)
-        out = left @ right.T
+        # Not left @ right.T: the last bits of a BLAS product change with its number of threads.
+        out = np.einsum("ik,jk->ij", left, right)
         out *= np.float32(np.sqrt(2 / len(self.phase)))
         return out.reshape(len(x), len(y), len(z))
 

@@ -1,0 +1,199 @@
+"""Where the shards of a study are computed, by name: this process, threads, processes, Dask.
+
+What is shared out are trials, so the best use of a machine is one process per core with kernels
+of one thread: between two renders of a step there is Python to run, which more threads in one
+process do not speed up. Fewer workers than cores get the cores divided among them, so that no
+two threads ever compete for one.
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from drrlib.errors import ConfigError, WorkerError
+
+WAYS = "in-process, threads[:N], processes[:N], dask[:N], tcp://HOST:PORT or file:PATH"
+_CONNECT = 20  # seconds until a scheduler must have answered
+
+
+@contextlib.contextmanager
+def workers(scheduler: str, threads: int | None = None, device: str = "cpu") -> Iterator[dict]:
+    """Start or reach workers, and end those that were started.
+
+    with workers("processes:4") as how:
+        table = run_study(work, config, 1000, folder, **how)
+
+    Args:
+        scheduler: "in-process"; "threads:N", of use where a GPU does the work; "processes:N";
+            "dask:N", N processes that Dask watches and replaces when they die; "tcp://host:port"
+            or "file:path" (what `dask scheduler --scheduler-file` wrote) for a Dask scheduler
+            that runs already, whose workers must have the same packages. Without N: as many as
+            there are cores, or with Dask as there are GPUs where `device` is "cuda".
+        threads: Of the kernels in each worker; None divides the cores among the workers, and is 1
+            where these run already.
+        device: What the study computes on. Each Dask worker started here sees one GPU, as cuda:0,
+            in turn; workers that run already see what CUDA_VISIBLE_DEVICES said at their start;
+            all others see what this process sees.
+
+    Yields:
+        The arguments `executor` and `threads` of `run_study`.
+
+    Raises:
+        ConfigError: no such scheduler, a number out of range, or Dask is not installed.
+        WorkerError: no scheduler answers there.
+    """
+    named = r"(in-process|threads|processes|dask)(?::(\d+))?"
+    found = re.fullmatch(named + r"|(tcp://|file:).+", scheduler)
+    if found is None or (found[1] == "in-process" and found[2]):
+        raise ConfigError(f"scheduler is {scheduler!r}; expected one of {WAYS}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"got {threads} threads for each worker; expected at least 1")
+    way, gpus = found[1] or found[3], visible_gpus() if device.startswith("cuda") else []
+    count = int(found[2]) if found[2] else len(gpus) if gpus and way == "dask" else cores()
+    if count < 1:
+        raise ConfigError(f"scheduler is {scheduler!r}; expected at least 1 worker")
+    share = threads or max(1, cores() // count)
+    if way == "in-process":
+        yield dict(executor=None, threads=threads)
+    elif way == "threads":
+        with ThreadPoolExecutor(count) as pool:
+            yield dict(executor=pool, threads=share)
+    elif way == "processes":
+        with _processes(count) as pool:
+            yield dict(executor=pool, threads=share)
+    elif way == "dask":
+        with _cluster(count, gpus) as cluster, _client(cluster) as client:
+            yield dict(executor=_executor(client), threads=share)
+    else:
+        with _client(_address(scheduler)) as client:
+            if not client.scheduler_info()["workers"]:
+                print("the scheduler has no workers yet; waiting for them", file=sys.stderr)
+            yield dict(executor=_executor(client), threads=threads or 1)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # what a batch system has left us
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return [str(i) for i in range(torch.cuda.device_count())]
+    return [name.strip() for name in named.split(",") if name.strip()]
+
+
+# --- processes ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """New interpreters: a fork of a process that has run kernels would hang in their threads."""
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_process) as pool:
+        try:
+            yield pool
+        except BaseException:
+            # Leaving the block waits for running shards, which nobody wants any more.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+def _begin_process() -> None:
+    """In a process of the pool: leave Ctrl-C to the caller, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+# --- Dask --------------------------------------------------------------------------------------
+
+
+def _distributed():
+    try:
+        import distributed
+    except ImportError as error:
+        raise ConfigError(
+            f"this scheduler needs Dask ({error}): pip install 'drrlib[cluster]'"
+        ) from error
+    return distributed
+
+
+@contextlib.contextmanager
+def _cluster(count: int, gpus: list[str]):
+    """A scheduler in this process, and workers in processes of their own, on this machine alone."""
+    dd = _distributed()
+    home = dict(host="127.0.0.1", protocol="tcp", dashboard=False, dashboard_address=None)
+    # One shard at a time. Dask's limit on memory, a share of the machine's for each worker, would
+    # kill a worker that holds a large CT.
+    options = dict(home, nthreads=1, memory_limit=0, silence_logs=logging.WARNING)
+    options["preload"] = [__name__]
+    specs = {}
+    for i in range(count):
+        # A nanny sets this in its worker before any CUDA call, and again after a restart.
+        env = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}
+        specs[i] = {"cls": dd.Nanny, "options": {**options, "env": env}}
+    scheduler = {"cls": dd.Scheduler, "options": {**home, "port": 0}}
+    with dd.SpecCluster(specs, scheduler, silence_logs=logging.WARNING) as cluster:
+        yield cluster
+
+
+def dask_setup(worker) -> None:
+    """Dask calls this in each worker that preloads this module: leave Ctrl-C to the caller."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _client(where):
+    dd = _distributed()
+    try:
+        client = dd.Client(where, timeout=_CONNECT, set_as_default=False)
+    except OSError as error:
+        raise WorkerError(
+            f"no Dask scheduler answers at {where} ({error}); start one with `dask scheduler`, or "
+            "look at the address that it printed"
+        ) from error
+    with client:
+        yield client
+
+
+def _address(scheduler: str) -> str:
+    if not scheduler.startswith("file:"):
+        return scheduler
+    path = Path(scheduler.removeprefix("file:"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["address"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no file of a Dask scheduler ({error}); expected what `dask scheduler "
+            "--scheduler-file` writes"
+        ) from error
+
+
+def _executor(client):
+    """Dask runs a shard again when its worker dies: four times, and then names it (the scheduler's
+    `allowed-failures`). Its `retries` are for calls that raise; ours would raise again. `pure`
+    would give equal calls one key, by which a busy scheduler could answer with an earlier run's
+    result.
+    """
+    return client.get_executor(pure=False)
