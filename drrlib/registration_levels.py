@@ -80,7 +80,8 @@ class Levels:
         for level in range(self.last + 1):
             pixel = min(s * self.binning(k, level) for k, s in enumerate(size))
             least = min(s * self.binning(k, self.last) for k, s in enumerate(size))
-            factors = tuple(max(1, round(max(pixel / 2, least) / x)) for x in spacing)
+            whole = math.floor if level == self.last else round
+            factors = tuple(max(1, whole(max(pixel / 2, least) / x)) for x in spacing)
             if factors not in made:
                 made[factors] = DRR(
                     volume.coarsen(factors), carms[0], method="joseph", backend=backend

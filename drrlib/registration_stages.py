@@ -80,25 +80,29 @@ def search_coarsely(
         loss_of: (fixed, moving, weights) -> [m]; None for 1 - ZNCC. Other losses keep all pixels.
     """
     count, k = eta.shape[:2]
-    first = descend(sights, eta, rates, steps // 2, loss_of, (1.0, 0.5))
+    first = descend_together(sights, eta, rates, steps // 2, loss_of, (1.0, 0.5))
     k = (k + 1) // 2
     rows, owner = first.eta[:, :k].flatten(0, 1), torch.arange(count).repeat_interleave(k)
     renders = first.renders
     if loss_of is None:
         weighted, _ = reweighed(sights, rows, owner)
-        done = descend(weighted, rows[:, None], rates, steps - steps // 2, None, (0.5, _LOW))
+        done = descend_together(
+            weighted, rows[:, None], rates, steps - steps // 2, None, (0.5, _LOW)
+        )
         rows = done.eta[:, 0]
         _, fits = reweighed(sights, rows, owner)
         value = misfit(fits, owner)
         renders += 2 * len(rows)
     else:
         each = [s.rows(owner) for s in sights]
-        done = descend(each, rows[:, None], rates, steps - steps // 2, loss_of, (0.5, _LOW))
+        done = descend_together(
+            each, rows[:, None], rates, steps - steps // 2, loss_of, (0.5, _LOW)
+        )
         rows, value = done.eta[:, 0], done.loss[:, 0]
     return _sorted(rows.reshape(count, k, 6), value.reshape(count, k), renders + done.renders)
 
 
-def descend(
+def descend_together(
     sights: Sequence[Sight],
     eta: Float[Tensor, "t k 6"],
     rates: tuple[float, float],
@@ -175,7 +179,7 @@ def refine_by_descent(
 ) -> Refined:
     """The same for a similarity that is no sum of squares: Adam with small rates."""
     each = [s.rows(owner) for s in sights]
-    found = descend(each, parameters[:, None], rates, steps, loss_of, (1.0, _LOW))
+    found = descend_together(each, parameters[:, None], rates, steps, loss_of, (1.0, _LOW))
     nothing = torch.ones(len(parameters), dtype=torch.float64)
     loss = found.loss[:, 0]
     return Refined(

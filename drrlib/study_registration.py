@@ -37,9 +37,9 @@ class Protocol:
     """What all trials of a study have in common. Angles in degrees, as people state them.
 
     Args:
-        volume: Phantom ("skull", "thorax", "pelvis"), a name of `datasets`, or a file or folder
-            that `read_volume` takes.
-        voxel: Voxel size of the phantom [mm]; a CT is averaged to about this size.
+        volume: Phantom ("skull", "thorax", "pelvis"), a real CT of `datasets` as "ct:thorax", or
+            a file or folder that `read_volume` takes.
+        voxel: Voxel size of the phantom [mm]; a CT is averaged to about this size, 0 for its own.
         pixels, detector: Detector of pixels x pixels over a square of `detector` mm.
         sdd, sod: Source-detector and source-isocentre distance [mm].
         view: Middle of the true angles theta, phi, gamma [deg].
@@ -153,7 +153,7 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
     if Path(name).exists():
         volume = read_volume(name)
     else:
-        volume = datasets.volume(name)  # raises, with the names, if it is none
+        volume = datasets.volume(name.removeprefix("ct:"))  # raises, with the names, if none
     factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
     return volume.coarsen(tuple(factors)).crop_to_support().to(device)
 
@@ -231,14 +231,19 @@ def run_trials(
         reason=list(result.reason),
     )
     for name, eta in (("true", true_eta), ("start", start), ("final", result.final_eta)):
-        table |= {f"{name}_{k}": v for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
+        table |= columns_of(eta, name)
     if protocol.trace:
         kept = range(0, len(result.trace_loss), protocol.trace)
         table |= {f"loss_{k}": result.trace_loss[k].float() for k in kept}
         last = sum(n for _, n in protocol.levels)
         gone = range(len(kept) * protocol.trace, last, protocol.trace)  # all had ended by then
         table |= {f"loss_{k}": torch.full((len(start),), torch.nan) for k in gone}
-    return pd.DataFrame({k: v if isinstance(v, list) else v.numpy() for k, v in table.items()})
+    return pd.DataFrame({k: v.numpy() if torch.is_tensor(v) else v for k, v in table.items()})
+
+
+def columns_of(eta: Float[Tensor, "n 6"], which: str) -> dict[str, np.ndarray]:
+    """Columns of a record for pose parameters [rad, mm]; the inverse of `eta_of`."""
+    return {f"{which}_{k}": v.numpy() for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
 
 
 def eta_of(trials: pd.DataFrame, which: str) -> Float[Tensor, "n 6"]:
