@@ -12,6 +12,7 @@ from torch import Tensor
 from drrlib.acquisition import (
     Spectrum,
     add_scatter,
+    blur,
     instrument,
     polychromatic,
     quantum_noise,
@@ -50,6 +51,7 @@ def acquire(
     kvp: float = 0.0,
     rod: float = 0.0,
     scatter: float = 0.0,
+    unsharp: float = 0.0,
     photons: float = 0.0,
     curve: float = 0.0,
     scale: float = 1.0,
@@ -65,6 +67,7 @@ def acquire(
         rod: Diameter [mm, on the detector] of a steel rod that comes from outside at any angle
             and ends near the middle (within 15 % of the detector); saturated at 12 bits.
         scatter: Median scatter-to-primary ratio, spread over a fourth of the detector's width.
+        unsharp: Standard deviation of the detector's blur [pixels].
         photons: Per pixel of the open beam.
         curve: c of the grey map (1 - exp(-c x)) / c, as of a display or an unknown preprocessing.
         scale, offset: Of the grey values, at last.
@@ -83,6 +86,8 @@ def acquire(
         image = image + instrument(carm, tip[None], (tip + away)[None], rod).to(image)
     if scatter:
         image = add_scatter(image, scatter, carm.width / 4)
+    if unsharp:
+        image = blur(image, unsharp)
     if photons:
         image = quantum_noise(image, photons, dice)
     if rod:
