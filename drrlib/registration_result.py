@@ -65,8 +65,8 @@ class RegistrationResult:
         kept: Part of the image that the CT explains; the rest was taken for outliers.
         condition: Condition number of the Gauss-Newton matrix, in millimetres at points 50 mm off
             the centre.
-        covariance: Of eta and the freed lengths, from the residual image [n, n]; NaN for a loss
-            that is no sum of squares.
+        covariance: Of eta and the freed lengths, from the residual image [n, n]; that of 1 - ZNCC
+            whatever the loss.
         target_sd: Standard deviation that it gives to these points [mm].
         places: Poses refined at the second level [k, 6], best first.
         misfits: Their mean squared residuals [k].
