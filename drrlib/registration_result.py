@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
+from drrlib.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Preset:
         attempts: Where the answer is not sure, begin again with more rotations, so many times
             in all.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
+
+    Raises:
+        ConfigError: one of them leaves nothing to try.
     """
 
     rotations: int
@@ -38,6 +42,15 @@ class Preset:
     finest: int | None
     attempts: int
     rates: tuple[float, float] = (0.05, 8.0)
+
+    def __post_init__(self):
+        counts = {
+            name: getattr(self, name) for name in ("rotations", "kept", "refined", "attempts")
+        }
+        counts |= {name: len(getattr(self, name)) for name in ("rounds", "fine_rounds")}
+        empty = [name for name, count in counts.items() if count < 1]
+        if empty:
+            raise ConfigError(f"{', '.join(empty)} of the preset empty or below 1; expected one")
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(

@@ -194,6 +194,8 @@ def test_covariance_agrees_with_many_noisy_images(volume):
     rows, owner = TRUE.expand(count, 6).clone(), torch.arange(count)
     found = levenberg([sight], rows, owner, 12)
     scatter = (found.parameters - TRUE).square().mean(dim=0).sqrt()
-    told = covariance([sight], found.parameters, owner).diagonal(dim1=1, dim2=2).sqrt().median(dim=0)
+    told = (
+        covariance([sight], found.parameters, owner).diagonal(dim1=1, dim2=2).sqrt().median(dim=0)
+    )
     ratio = told.values / scatter
     assert bool(((ratio > 0.5) & (ratio < 2.0)).all()), ratio

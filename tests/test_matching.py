@@ -46,7 +46,9 @@ def test_correlate_is_the_zncc_of_every_window(weighted):
             window = moving[:, :, dy : dy + 5, dx : dx + 7]
             for n in range(3):
                 direct = zncc(
-                    fixed[:, None], window[:, n, None], None if weights is None else weights[:, None]
+                    fixed[:, None],
+                    window[:, n, None],
+                    None if weights is None else weights[:, None],
                 )
                 assert torch.allclose(likeness[:, n, dy, dx], direct, atol=1e-9)
 

@@ -124,7 +124,9 @@ def test_weights_are_binned_with_the_image(volume):
     fixed[..., 0, 0] = math.nan
     (sight,) = levels.sights(0, [fixed], [weights])
     block, share = fixed[0, 0, 4:6, 8:10], weights[0, 0, 4:6, 8:10]
-    assert float(sight.fixed[0, 0, 2, 4]) == pytest.approx(float((block * share).sum() / share.sum()))
+    assert float(sight.fixed[0, 0, 2, 4]) == pytest.approx(
+        float((block * share).sum() / share.sum())
+    )
     assert float(sight.weights[0, 0, 2, 4]) == pytest.approx(float(share.mean()))
     assert not sight.weights[0, 0, 0, :2].any() and not sight.fixed[0, 0, 0, :2].any()
     (sight,) = levels.sights(0, [torch.where(weights > 0, fixed, 0.0)], [None])
@@ -141,7 +143,10 @@ def test_a_further_camera_follows_the_first_one(volume):
     assert [levels.binning(1, k) for k in range(levels.last + 1)] == [2, 1]
     images = [torch.rand(1, 1, c.height, c.width).double() for c in (carm, other)]
     for sight, seen, pose in zip(
-        levels.sights(levels.last, images, [None, None]), (carm, other), (first, second), strict=True
+        levels.sights(levels.last, images, [None, None]),
+        (carm, other),
+        (first, second),
+        strict=True,
     ):
         for ours, expected in zip(sight.frame_of(ETA), seen.frame(pose), strict=True):
             assert torch.allclose(ours, expected, atol=1e-9)
