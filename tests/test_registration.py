@@ -401,6 +401,43 @@ def test_a_preset_that_tries_nothing_is_refused():
         Preset(0, 6, 30, 2, (), (5,), finest=100, attempts=1)
 
 
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", ["zncc", "gradient_ncc"])
+def test_a_volume_on_the_gpu(volume, dtype, loss):
+    """Images, weights and starts may lie on either side; the answer is on the CPU."""
+    fixed = _image(volume)
+    weights = torch.ones(48, 48, dtype=torch.float64)
+    weights[:, :8] = 0
+    there = volume.to("cuda").to(dtype)
+    expected = register(fixed, volume, CARM, NEAR, weights=weights, loss=loss, preset="fast")
+    assert expected.converged
+    for image, mask in ((fixed, weights), (fixed.cuda(), weights), (fixed, weights.cuda())):
+        found = register(image, there, CARM, NEAR, weights=mask, loss=loss, preset="fast")
+        assert found.eta.device.type == found.covariance.device.type == "cpu"
+        assert found.converged and _error(found, volume) < 0.2
+        if loss == "zncc" and dtype == torch.float32:
+            assert torch.allclose(found.eta, expected.eta, atol=1e-3)
+    start = NEAR.cuda()
+    assert _error(register(fixed.cuda(), there, CARM, start, preset="fast"), volume) < 0.2
+
+
+@pytest.mark.gpu
+def test_views_lengths_and_the_paper_on_the_gpu(volume):
+    fixed, there = _image(volume).cuda(), volume.to("cuda")
+    pose, second = (CARM.pose(x, volume.center) for x in (TRUE, TRUE + SIDE))
+    side = View(_image(volume, TRUE + SIDE).cuda(), CARM, inverse(pose) @ second)
+    assert _error(register(fixed, there, CARM, NEAR, views=(side,)), volume) < 0.05
+    wrong = dataclasses.replace(CARM, sdd=1000.0)
+    freed = register(fixed, there, wrong, NEAR, free=("sdd",))
+    assert freed.carm.sdd == pytest.approx(CARM.sdd, abs=0.2)
+    paper = register(fixed, there, CARM, NEAR, preset="paper")
+    assert paper.covariance.shape == (6, 6) and paper.eta.device.type == "cpu"
+
+
 # --- real data
 
 
