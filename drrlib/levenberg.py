@@ -9,6 +9,7 @@ Source: Marquardt 1963, doi:10.1137/0111030; the covariance: Liang and Zeger 198
 doi:10.1093/biomet/73.1.13.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -112,7 +113,7 @@ def levenberg(
     renders = len(p) * len(sights)
     damping = p.new_full((len(p),), _FIRST)
     settled = torch.zeros(len(p), dtype=torch.bool)
-    running = torch.isfinite(here.loss)
+    running = _finite(here)
     for _ in range(steps):
         rows = torch.nonzero(running).flatten()
         if len(rows) == 0:
@@ -121,7 +122,7 @@ def levenberg(
         tried = p[rows] + move
         there = normal_equations(sights, tried, owner[rows])
         renders += len(rows) * len(sights)
-        better = there.loss < here.loss[rows]
+        better = (there.loss < here.loss[rows]) & _finite(there)
         small = (move.abs() < tiny).all(dim=1)
         took, lost = rows[better], rows[~better]
         p[took] = tried[better]
@@ -156,7 +157,11 @@ def normal_equations(
 def residuals(
     sight: Sight, parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
 ) -> tuple[Float[Tensor, "m pixels"], Float[Tensor, "m pixels n"]]:
-    """What the loss is half the square of, and its derivative."""
+    """What the loss is half the square of, and its derivative.
+
+    An image without contrast, such as one of air, has no unit image: half its square is 1, as at
+    right angles, so that leaving the patient is never a way down.
+    """
     image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
     moving, jacobian = image.flatten(1), jacobian.flatten(1, 3)
     where = owner.to(moving.device)
@@ -173,7 +178,7 @@ def residuals(
     unit = moving / length
     jacobian = (jacobian - unit[..., None] * (unit[:, None] @ jacobian)) / length[..., None]
     fixed = fixed / torch.linalg.vector_norm(fixed, dim=1, keepdim=True).clamp_min(1e-30)
-    return unit - fixed, jacobian
+    return torch.where(length > 1e-30, unit - fixed, math.sqrt(2) * fixed), jacobian
 
 
 def _curved(moving, jacobian, fixed, weights, degree):
@@ -264,6 +269,10 @@ def _step(model: Normal, damping: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
     matrix = matrix + torch.diag_embed(damping[:, None].expand_as(diagonal) + 1e-12)
     right = (model.gradient * scale)[..., None]
     return -torch.linalg.solve(matrix, right)[..., 0] * scale
+
+
+def _finite(model: Normal) -> Bool[Tensor, " m"]:
+    return torch.stack([torch.isfinite(x).reshape(len(x), -1).all(dim=1) for x in model]).all(dim=0)
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:

@@ -83,6 +83,10 @@ def register(
     """
     if start.ndim not in (1, 2) or start.shape[-1] != 6 or start.numel() == 0:
         raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [s, 6], s >= 1")
+    if fixed.ndim == 4 and len(fixed) != 1:
+        raise ShapeError(
+            f"fixed has shape {tuple(fixed.shape)}; expected one image: for many use Registration"
+        )
     start = start.detach().to("cpu", torch.float64).reshape(1, -1, 6)
     if preset == PAPER:
         if views or free or weights is not None:
@@ -91,14 +95,8 @@ def register(
     prepared = Registration(
         volume, carm, others=[(v.carm, v.relative) for v in views], preset=preset, backend=backend
     )
-    images = [check_image(fixed, carm, weights)]
-    images += [check_image(v.fixed, v.carm, v.weights, f"views[{k}]") for k, v in enumerate(views)]
-    if len(images[0][0]) != 1:
-        raise ShapeError(
-            f"fixed has shape {tuple(fixed.shape)}; expected one image: for many use Registration"
-        )
     found = prepared(
-        [x for x, _ in images], start, weights=[w for _, w in images],
+        [fixed, *(v.fixed for v in views)], start, weights=[weights, *(v.weights for v in views)],
         search=search, free=free, loss=loss, seed=seed,
     )  # fmt: skip
     return found[0]

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
-from drrlib.se3 import inverse, transform_points
+from drrlib.se3 import inverse, so3_log, transform_points
 
 # A second place this many times worse is another place, not another name for noise.
 GAP = 1.5
 SURE = 1.0  # [mm]
+SLACK = 2.0  # a pose may lie this many times the stated range away
 ALIKE, KEPT = 0.2, 0.5  # loss over the pixels that count; part of them that counts
 
 
@@ -46,8 +47,30 @@ def hold(
     reach = torch.cat([reach, reach.new_ones(len(parameters) - 6)])
     condition = torch.linalg.cond(curvature / (reach[:, None] * reach))
     variance = torch.einsum("pij,jk,pik->p", moved, covariance[:6, :6], moved).mean()
-    sd = math.sqrt(max(float(variance), 0.0)) if bool(torch.isfinite(variance)) else math.inf
-    return Hold(float(condition), sd)
+    held = bool(torch.isfinite(variance)) and bool(torch.isfinite(condition))
+    return Hold(float(condition), math.sqrt(max(float(variance), 0.0)) if held else math.inf)
+
+
+def beyond(
+    start: Float[Tensor, "s 4 4"],
+    pose: Float[Tensor, "4 4"],
+    shift: Float[Tensor, "s 3"],
+    search: tuple[float, float],
+) -> bool:
+    """Whether a pose lies far outside the range around every start.
+
+    Angles of a C-arm repeat and have two names near +-90 deg cranial, so it is the rotation
+    between the poses that counts, in camera axes as in the sweep.
+
+    Args:
+        start: Where the search began.
+        pose: What was found.
+        shift: Isocentre of the pose seen from that of each start [mm].
+        search: Range of each rotation [rad] and shift [mm].
+    """
+    turn = so3_log(start[:, :3, :3].mT @ pose[:3, :3])
+    far = torch.cat([turn.abs() > SLACK * search[0], shift.abs() > SLACK * search[1]], dim=1)
+    return bool(far.any(dim=1).all())
 
 
 def judge(

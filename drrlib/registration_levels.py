@@ -45,7 +45,7 @@ class Levels:
     """Renderers of every level. Level 0 is the coarsest, the last one the detector itself.
 
     From one level to the next, pixels are joined two by two. Voxels are joined to about half a
-    pixel as seen at the isocentre, but never beyond what the finest level can show. Where a
+    pixel as seen at the isocentre, and at least to a whole one of the finest level. Where a
     detector cannot be halved, it is continued by pixels of no weight.
 
     Args:
@@ -106,6 +106,15 @@ class Levels:
         )  # fmt: skip
         return carm.downsample(self.binning(view, level))
 
+    def lengths(self, free: Sequence[str], values: Float[Tensor, " n"]) -> dict[str, Tensor]:
+        """Freed lengths by name, kept where a C-arm can have them: a step may go too far."""
+        carm = self.carms[0]
+        least = {"sdd": 1.01 * carm.sod, "delx": 0.1 * carm.delx, "dely": 0.1 * carm.dely}
+        return {
+            name: value.clamp_min(float(least.get(name, -math.inf)))
+            for name, value in zip(free, values, strict=True)
+        }
+
     def renderer(self, view: int, level: int) -> DRR:
         return self._drr[level].with_carm(self.carm(view, level))
 
@@ -136,11 +145,12 @@ class Levels:
         carm, relative = self.carm(view, level), self.relatives[view]
 
         def frame_of(p: Float[Tensor, "m n"]) -> Frame:
-            pose = carm.pose(p[:, :6], self.center) @ relative.to(p)
+            # The parameters are those of the first camera, whose isocentre may lie elsewhere.
+            pose = self.carms[0].pose(p[:, :6], self.center) @ relative.to(p)
             if not free:
                 return carm.frame(pose)
             rows = [
-                self.carm(view, level, dict(zip(free, row[6:], strict=True))).frame(pose[i : i + 1])
+                self.carm(view, level, self.lengths(free, row[6:])).frame(pose[i : i + 1])
                 for i, row in enumerate(p)
             ]
             return Frame(*(torch.cat(part) for part in zip(*rows, strict=True)))
@@ -189,7 +199,7 @@ def check_image(fixed: Tensor, carm: CArm, weights: Tensor | None, name: str = "
             raise ShapeError(
                 f"weights of {name} have shape {tuple(weights.shape)}; expected {size}, or as fixed"
             )
-        weights = weights.detach().double().reshape(-1, 1, *size).expand_as(fixed)
+        weights = weights.detach().to(fixed).reshape(-1, 1, *size).expand_as(fixed)
         if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
             raise ConfigError(f"weights of {name} are negative or not finite; expected >= 0")
     seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)

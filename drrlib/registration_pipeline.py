@@ -15,8 +15,8 @@ from drrlib.levenberg import covariance, normal_equations
 from drrlib.losses import get_loss
 from drrlib.matching import spread, sweep
 from drrlib.metrics import mtre, targets
-from drrlib.registration_judge import hold, judge
-from drrlib.registration_levels import FREE, Levels
+from drrlib.registration_judge import beyond, hold, judge
+from drrlib.registration_levels import FREE, Levels, check_image
 from drrlib.registration_result import PRESETS, Preset, RegistrationResult
 from drrlib.registration_stages import (
     APART,
@@ -33,11 +33,8 @@ from drrlib.volume import Volume
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
-_TRUSTED, _EVERY = (
-    0.9,
-    7,
-)  # part of the pixels whose values are trusted; one in so many is looked at
-_SLACK = 2.0  # a pose may lie this many times the stated range away
+# Part of the pixels whose values are trusted; one pixel in so many is looked at.
+_TRUSTED, _EVERY = 0.9, 7
 
 
 class Registration:
@@ -62,7 +59,8 @@ class Registration:
     ):
         if isinstance(preset, str) and preset not in PRESETS:
             raise ConfigError(
-                f"preset is {preset!r}; choose paper, {', '.join(PRESETS)}, or give a Preset"
+                f"preset is {preset!r}; choose {', '.join(PRESETS)}, in `register` also paper, "
+                "or give a Preset"
             )
         for each in (carm, *(other for other, _ in others)):
             if not isinstance(each, CArm):
@@ -80,7 +78,7 @@ class Registration:
 
     def __call__(
         self,
-        fixed: Sequence[Float[Tensor, "t 1 _ _"]],
+        fixed: Sequence[Tensor],
         start: Float[Tensor, "t s 6"],
         *,
         weights: Sequence[Tensor | None] | None = None,
@@ -92,14 +90,18 @@ class Registration:
         """Register t images side by side; all their candidates are one batch.
 
         Args:
-            fixed: Images of each view.
+            fixed: Images of each view [t, 1, height, width].
             start: Poses to search around, for each image.
             weights: Weights of each view's images, or None.
             search, free, loss, seed: As in `register`.
+
+        Raises:
+            ShapeError, ConfigError: what is wrong with which argument.
         """
         began = time.perf_counter()
         weights = [None] * len(fixed) if weights is None else list(weights)
-        self._check(fixed, start, weights, search, free)
+        start = start.detach().to("cpu", torch.float64)
+        fixed, weights = self._check(fixed, start, weights, search, free)
         loss_of = None if loss == "zncc" else get_loss(loss)
         if loss_of is not None and free:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
@@ -172,15 +174,15 @@ class Registration:
             held = hold(
                 self.carm, self.volume.center, self._points, p, model.curvature[t], spreads[t]
             )
-            away = (start[t] - p[:6]).abs().div(_SLACK).amin(dim=0)
-            outside = bool((away > away.new_tensor([search[0]] * 3 + [search[1]] * 3)).any())
+            pose = self._pose(p[:6])
+            outside = beyond(self._pose(start[t]), pose, p[3:6] - start[t, :, 3:], search)
             loss, kept = float(one.loss[t]), float(one.kept[t])
             converged, reason = judge(loss, kept, gap, held.target_sd, outside)
-            lengths = {name: float(x) for name, x in zip(free, p[6:], strict=True)}
+            lengths = {name: float(x) for name, x in levels.lengths(free, p[6:]).items()}
             results.append(
                 RegistrationResult(
                     eta=p[:6],
-                    pose=self._pose(p[:6]),
+                    pose=pose,
                     carm=replace(self.carm, **lengths),
                     loss=loss,
                     converged=converged,
@@ -231,6 +233,7 @@ class Registration:
         poses = self._pose(several.parameters[rank, :6])
         misfit = several.misfit[rank]
         others = misfit[mtre(poses, poses[:1], self._points) > APART / 2]
+        others = others.nan_to_num(nan=math.inf)
         gap = float(others.min() / misfit[0]) if len(others) else math.inf
         near = mtre(self._pose(coarse), poses[:1], self._points) < APART
         return gap, float(near.double().mean())
@@ -242,12 +245,19 @@ class Registration:
     def _pose(self, eta: Tensor) -> Tensor:
         return self.carm.pose(eta, self.volume.center)
 
-    def _check(self, fixed, start, weights, search, free) -> None:
+    def _check(self, fixed, start, weights, search, free) -> tuple[list, list]:
+        """Images and weights as they are needed, or an error."""
         if not (len(fixed) == len(weights) == len(self.levels.carms)):
             raise ShapeError(
                 f"got images of {len(fixed)} views and weights of {len(weights)}; the "
                 f"registration has {len(self.levels.carms)} cameras"
             )
+        names = ["fixed", *(f"views[{k}]" for k in range(len(fixed) - 1))]
+        pairs = [
+            check_image(*given)
+            for given in zip(fixed, self.levels.carms, weights, names, strict=True)
+        ]
+        fixed, weights = ([pair[i] for pair in pairs] for i in (0, 1))
         if start.ndim != 3 or start.shape[2] != 6 or {len(x) for x in fixed} != {len(start)}:
             raise ShapeError(
                 f"start has shape {tuple(start.shape)} for images of shapes "
@@ -268,6 +278,7 @@ class Registration:
             )
         if free and len(fixed) > 1:
             raise ConfigError("free is for one view; several views would need lengths for each")
+        return fixed, weights
 
 
 def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:

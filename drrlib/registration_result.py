@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
+from drrlib.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Preset:
         degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
             1 for scale and offset, 2 or 3 for another spectrum or scatter too.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
+
+    Raises:
+        ConfigError: one of them leaves nothing to try.
     """
 
     rotations: int
@@ -41,6 +45,15 @@ class Preset:
     attempts: int
     degree: int = 3
     rates: tuple[float, float] = (0.05, 8.0)
+
+    def __post_init__(self):
+        counts = {
+            name: getattr(self, name) for name in ("rotations", "kept", "refined", "attempts")
+        }
+        counts |= {name: len(getattr(self, name)) for name in ("rounds", "fine_rounds")}
+        empty = [name for name, count in counts.items() if count < 1]
+        if empty:
+            raise ConfigError(f"{', '.join(empty)} of the preset empty or below 1; expected one")
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -68,8 +81,8 @@ class RegistrationResult:
         kept: Part of the image that the CT explains; the rest was taken for outliers.
         condition: Condition number of the Gauss-Newton matrix, in millimetres at points 50 mm off
             the centre.
-        covariance: Of eta and the freed lengths, from the residual image [n, n]; NaN for a loss
-            that is no sum of squares.
+        covariance: Of eta and the freed lengths, from the residual image [n, n]; that of 1 - ZNCC
+            whatever the loss.
         target_sd: Standard deviation that it gives to these points [mm].
         places: Poses refined at the second level [k, 6], best first.
         misfits: Their mean squared residuals [k].

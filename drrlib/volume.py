@@ -157,8 +157,9 @@ class Volume:
         if len(factors) != 3 or any(f < 1 for f in factors):
             raise ConfigError(f"factor is {factor}; expected one or three whole numbers >= 1")
         pad = [x for n, f in zip(self.shape[::-1], factors[::-1], strict=True) for x in (0, -n % f)]
-        mu = torch.nn.functional.pad(self.mu, pad)[None, None]
-        mu = torch.nn.functional.avg_pool3d(mu, factors)[0, 0]
+        wide = torch.promote_types(self.mu.dtype, torch.float32)  # half types cannot be pooled
+        mu = torch.nn.functional.pad(self.mu.to(wide), pad)[None, None]
+        mu = torch.nn.functional.avg_pool3d(mu, factors)[0, 0].to(self.mu.dtype)
         f = torch.tensor(factors, dtype=torch.float64)
         affine = self.affine.clone()
         affine[:3, 3] += affine[:3, :3] @ ((f - 1) / 2)

@@ -1,0 +1,201 @@
+"""Levenberg-Marquardt: its derivatives, its way down, what it does when there is none."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from drrlib import levenberg as module
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.levenberg import Normal, Sight, covariance, levenberg, normal_equations, residuals
+from drrlib.losses import get_loss
+from drrlib.metrics import mtre, targets
+from drrlib.phantoms import skull
+from drrlib.volume import Volume
+from helpers import worst
+
+CARM = CArm(1020.0, 510.0, 48, 48, 8.0, 8.0)
+TRUE = torch.tensor([0.1, 0.4, -0.2, 4.0, -3.0, 5.0], dtype=torch.float64)
+NEAR = TRUE + torch.tensor([0.02, -0.03, 0.02, 2.0, -2.0, 3.0])
+ONE = torch.zeros(1, dtype=torch.long)
+
+
+@pytest.fixture(scope="module")
+def volume():
+    phantom = skull(6.0)
+    return Volume.from_hu(phantom.hu, phantom.affine)
+
+
+def _sight(volume, eta=TRUE, carm=CARM, turn=0.0, weights=None, noise=0.0, seed=0):
+    """A camera turned by `turn` about the patient, and its image of the true pose."""
+    drr = DRR(volume, carm, method="joseph")
+    more = torch.tensor([0.0, turn, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+
+    def frame_of(p):
+        return carm.frame(carm.pose(p[:, :6] + more, volume.center))
+
+    sight = Sight(drr, torch.zeros(()), weights, frame_of)
+    fixed = sight.render(eta.reshape(-1, 6))
+    generator = torch.Generator().manual_seed(seed)
+    fixed = fixed + noise * torch.randn(fixed.shape, generator=generator, dtype=torch.float64)
+    return dataclasses.replace(sight, fixed=fixed.to(drr.grid.dtype))
+
+
+def _error(volume, eta):
+    pose, true = (CARM.pose(x.reshape(-1, 6), volume.center) for x in (eta, TRUE))
+    return mtre(pose, true, targets(volume))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("views", [1, 2])
+def test_normal_equations_are_the_derivatives_of_the_loss(weighted, views):
+    """In float64: loss and gradient by autograd, the matrix from differences of the residuals."""
+    phantom = skull(16.0)
+    small = Volume.from_hu(torch.tensor(phantom.hu).double(), phantom.affine)
+    carm = CArm(1020.0, 510.0, 14, 12, 26.0, 30.0)
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.rand(1, 1, 14, 12, generator=generator, dtype=torch.float64)
+    weights[..., :3, :5] = 0
+    weights = weights if weighted else None
+    sights = [_sight(small, carm=carm, turn=1.2 * k, weights=weights) for k in range(views)]
+    p = torch.stack([NEAR, TRUE + 0.1])
+    owner = torch.zeros(2, dtype=torch.long)
+    model = normal_equations(sights, p, owner)
+
+    loss, q = get_loss("zncc"), p.clone().requires_grad_()
+    value = sum(loss(s.fixed, s.render(q), s.weights) for s in sights) / views
+    (slope,) = torch.autograd.grad(value.sum(), q)
+    assert torch.allclose(model.loss, value, rtol=1e-9)
+    assert worst(model.gradient, slope) < 1e-9
+
+    matrix = torch.zeros(2, 6, 6, dtype=torch.float64)
+    for sight in sights:
+        columns = []
+        for i in range(6):
+            h = torch.zeros(6, dtype=torch.float64)
+            h[i] = 1e-6 if i < 3 else 1e-4
+            ends = [residuals(sight, p + sign * h, owner)[0] for sign in (1, -1)]
+            columns.append((ends[0] - ends[1]) / (2 * h[i]))
+        j = torch.stack(columns, dim=2)
+        matrix += j.mT @ j / views
+    assert worst(model.curvature, matrix) < 1e-5
+
+
+def test_rows_take_the_image_of_their_owner(volume):
+    other = TRUE + torch.tensor([0.0, 0.3, 0.0, 0.0, 0.0, 0.0])
+    sight = _sight(volume, torch.stack([TRUE, other]))
+    owner = torch.tensor([1, 0, 1])
+    model = normal_equations([sight], torch.stack([other, TRUE, TRUE]), owner)
+    assert model.loss[:2].max() < 1e-10 and model.loss[2] > 1e-2
+    assert torch.equal(sight.rows(owner).fixed[1], sight.fixed[0])
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_converges_to_the_truth(volume, views):
+    sights = [_sight(volume, turn=1.3 * k) for k in range(views)]
+    found = levenberg(sights, torch.stack([NEAR, TRUE]), torch.zeros(2, dtype=torch.long), 20)
+    assert found.settled.all() and found.normal.loss.max() < 1e-8
+    assert _error(volume, found.parameters).max() < 0.02
+    assert found.renders % views == 0 and found.renders < 2 * 21 * views  # the settled one stops
+
+
+def test_a_bad_step_is_rejected_and_damped(volume, monkeypatch):
+    """Steps turned round only go up: nothing moves, and each try is ten times shorter."""
+    right, asked = module._step, []
+
+    def wrong(model, damping):
+        asked.append(float(damping[0]))
+        return -right(model, damping)
+
+    monkeypatch.setattr(module, "_step", wrong)
+    sights = [_sight(volume)]
+    before = normal_equations(sights, NEAR[None], ONE)
+    found = levenberg(sights, NEAR[None], ONE, 4)
+    assert torch.equal(found.parameters[0], NEAR) and not found.settled[0]
+    assert torch.equal(found.normal.loss, before.loss)
+    assert asked == pytest.approx([1e-3, 1e-2, 1e-1, 1.0]) and found.renders == 5
+
+
+def test_damping_shortens_and_turns_the_step():
+    curvature = torch.tensor([[[4.0, 1.0], [1.0, 9.0]]], dtype=torch.float64)
+    gradient = torch.tensor([[2.0, -3.0]], dtype=torch.float64)
+    model = Normal(torch.ones(1).double(), gradient, curvature)
+    newton = module._step(model, torch.zeros(1).double())
+    assert torch.allclose(newton, -torch.linalg.solve(curvature, gradient[..., None])[..., 0])
+    steep = module._step(model, torch.full((1,), 1e6).double())
+    assert torch.allclose(steep, -1e-6 * gradient / torch.tensor([[4.0, 9.0]]), rtol=1e-5)
+
+
+def test_a_row_that_is_not_finite_stays(volume):
+    bad = NEAR.clone()
+    bad[0] = math.nan
+    p = torch.stack([bad, NEAR])
+    found = levenberg([_sight(volume)], p, torch.zeros(2, dtype=torch.long), 20)
+    assert torch.equal(found.parameters[0].isnan(), p[0].isnan()) and not found.settled[0]
+    assert found.settled[1] and float(_error(volume, found.parameters[1])) < 0.02
+
+
+@pytest.mark.parametrize("part", ["gradient", "curvature"])
+def test_a_model_that_is_not_finite_is_not_stepped_into(volume, monkeypatch, part):
+    def broken(sights, p, owner):
+        model = normal_equations(sights, p, owner)
+        return model._replace(**{part: torch.full_like(getattr(model, part), math.nan)})
+
+    monkeypatch.setattr(module, "normal_equations", broken)
+    found = levenberg([_sight(volume)], NEAR[None], ONE, 20)
+    assert torch.equal(found.parameters[0], NEAR) and not found.settled[0] and found.renders == 1
+
+
+def test_no_way_down_leads_out_of_the_patient(volume):
+    """An image of air is no better than an unlike one."""
+    away = TRUE.clone()
+    away[3:] = torch.tensor([900.0, 0.0, 0.0])
+    model = normal_equations([_sight(volume)], away[None], ONE)
+    assert float(model.loss) == pytest.approx(1.0) and not model.gradient.any()
+
+
+def test_covariance_of_a_linear_model(volume, monkeypatch):
+    """White residuals r of a linear model J p: sigma^2 (J^T J)^-1, here with a known answer."""
+    n, sigma, rows = 64, 0.1, 200
+    generator = torch.Generator().manual_seed(4)
+    jacobian = torch.randn(1, n * n, 3, generator=generator, dtype=torch.float64)
+    residual = sigma * torch.randn(rows, n * n, generator=generator, dtype=torch.float64)
+    jacobian = jacobian.expand(rows, -1, -1)
+    monkeypatch.setattr(module, "residuals", lambda *given: (residual, jacobian))
+    sight = dataclasses.replace(_sight(volume), fixed=torch.zeros(rows, 1, n, n))
+    p, owner = torch.zeros(rows, 3, dtype=torch.float64), torch.arange(rows)
+    matrix = covariance([sight], p, owner).mean(dim=0)
+    expected = sigma**2 * torch.linalg.inv(jacobian[0].T @ jacobian[0])
+    assert worst(matrix, expected) < 0.1
+    # A second view of the same worth halves the variance.
+    assert worst(covariance([sight, sight], p, owner).mean(dim=0), matrix / 2) < 1e-9
+
+
+def test_covariance_knows_noise_that_hangs_together(volume, monkeypatch):
+    """One error per block of 8 x 8 pixels tells 64 times less than one per pixel."""
+    n, rows = 64, 200
+    generator = torch.Generator().manual_seed(5)
+    residual = torch.randn(rows, 8, 8, generator=generator, dtype=torch.float64)
+    residual = residual.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2).flatten(1)
+    jacobian = torch.ones(rows, n * n, 1, dtype=torch.float64)
+    monkeypatch.setattr(module, "residuals", lambda *given: (residual, jacobian))
+    sight = dataclasses.replace(_sight(volume), fixed=torch.zeros(rows, 1, n, n))
+    p, owner = torch.zeros(rows, 1, dtype=torch.float64), torch.arange(rows)
+    found = float(covariance([sight], p, owner).mean())
+    assert found == pytest.approx(1 / 64, rel=0.05)  # the variance of a mean of 64 errors
+
+
+def test_covariance_agrees_with_many_noisy_images(volume):
+    """Standard deviations within a factor of 2 of the scatter of 60 registrations."""
+    count = 60
+    sight = _sight(volume, TRUE.expand(count, 6), noise=0.05)
+    rows, owner = TRUE.expand(count, 6).clone(), torch.arange(count)
+    found = levenberg([sight], rows, owner, 12)
+    scatter = (found.parameters - TRUE).square().mean(dim=0).sqrt()
+    told = (
+        covariance([sight], found.parameters, owner).diagonal(dim1=1, dim2=2).sqrt().median(dim=0)
+    )
+    ratio = told.values / scatter
+    assert bool(((ratio > 0.5) & (ratio < 2.0)).all()), ratio

@@ -1,0 +1,150 @@
+"""The sweep: every shift at once, evenly spread rotations, poses that see what was matched."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.losses import zncc
+from drrlib.matching import _looking_at, _turned, correlate, spread, sweep
+from drrlib.phantoms import skull
+from drrlib.volume import Volume
+
+CARM = CArm(1020.0, 510.0, 48, 40, 9.0, 8.0)
+ETA = torch.tensor([0.1, 0.6, -0.2, 4.0, -3.0, 5.0], dtype=torch.float64)
+SHIFTED = pytest.mark.parametrize(
+    "changes",
+    [{}, {"flipped": True}, {"x0": 23.0, "y0": -41.0}, {"x0": 23.0, "flipped": True}],
+    ids=str,
+)
+
+
+@pytest.fixture(scope="module")
+def drr():
+    phantom = skull(6.0)
+    return DRR(Volume.from_hu(phantom.hu, phantom.affine), CARM, method="joseph")
+
+
+def _seen(drr, carm, pose):
+    return drr.with_carm(carm)(pose)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_correlate_is_the_zncc_of_every_window(weighted):
+    generator = torch.Generator().manual_seed(0)
+    fixed = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
+    moving = 3 + torch.rand(2, 3, 9, 12, generator=generator, dtype=torch.float64)
+    weights = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
+    weights[:, 0, :3] = 0
+    weights = weights if weighted else None
+    likeness = correlate(fixed, weights, moving)
+    assert likeness.shape == (2, 3, 5, 6)
+    for dy in range(5):
+        for dx in range(6):
+            window = moving[:, :, dy : dy + 5, dx : dx + 7]
+            for n in range(3):
+                direct = zncc(
+                    fixed[:, None],
+                    window[:, n, None],
+                    None if weights is None else weights[:, None],
+                )
+                assert torch.allclose(likeness[:, n, dy, dx], direct, atol=1e-9)
+
+
+def test_windows_of_air_are_not_alike():
+    """Rounding of the Fourier transform over no contrast must not win."""
+    moving = torch.zeros(1, 1, 40, 40)
+    moving[..., 2:9, 2:9] = 5 + torch.rand(7, 7, generator=torch.Generator().manual_seed(1))
+    fixed = moving[:, 0, :12, :12].clone()
+    likeness = correlate(fixed, None, moving)[0, 0]
+    assert int(likeness.argmax()) == 0 and likeness[0, 0] > 0.999
+    assert likeness[12:, 12:].abs().max() < 0.05
+
+
+def test_spread_fills_its_range():
+    moves = spread(256, 0.7, 60.0, seed=3)
+    assert moves.shape == (256, 4) and torch.equal(moves[0], torch.zeros(4).double())
+    limit = moves.new_tensor([0.7, 0.7, 0.7, 60.0])
+    assert bool((moves.abs() <= limit).all())
+    # Each octant of the rotations, and each end of the depths, has its share of the 256.
+    octants = (moves[:, :3] > 0).long() @ torch.tensor([1, 2, 4])
+    assert torch.bincount(octants, minlength=8).min() >= 24
+    quarters = (moves[:, 3] / 120 + 0.5).mul(4).long().clamp_max(3)
+    assert torch.bincount(quarters, minlength=4).min() >= 60
+    assert torch.equal(moves, spread(256, 0.7, 60.0, seed=3))
+    assert not torch.equal(moves, spread(256, 0.7, 60.0, seed=4))
+
+
+def test_turning_keeps_the_isocentre():
+    pose = CARM.pose(ETA[None], torch.zeros(3).double())
+    moves = torch.tensor([[0.0, 0, 0, 0], [0.3, -0.2, 0.5, 0.0], [0.0, 0, 0, 25.0]]).double()
+    turned = _turned(pose[:, None], moves, 510.0)[0]
+    assert torch.allclose(turned[0], pose[0])
+    isocentre = turned[:, :3, 3] + 510.0 * turned[:, :3, 2]
+    assert torch.allclose(isocentre[1], ETA[3:])
+    assert torch.allclose(isocentre[2], ETA[3:] + 25.0 * pose[0, :3, 2])
+    assert torch.allclose(turned[2, :3, :3], pose[0, :3, :3])
+
+
+@SHIFTED
+def test_pose_sees_the_shifted_window(drr, changes):
+    carm = dataclasses.replace(CARM, **changes)
+    pad = 6
+    wide = dataclasses.replace(carm, height=carm.height + 2 * pad, width=carm.width + 2 * pad)
+    pose = drr.pose(ETA[None])
+    image = _seen(drr, wide, pose)
+    for row, column in ((0, 0), (5, 0), (0, -6), (-4, 3)):
+        seen = _looking_at(carm, pose, torch.tensor([row]), torch.tensor([column]))
+        window = image[
+            ..., pad + row : pad + row + carm.height, pad + column : pad + column + carm.width
+        ]
+        assert float(zncc(window, _seen(drr, carm, seen))) > 0.995
+        if row or column:
+            assert float(zncc(window, _seen(drr, carm, pose))) < 0.98
+
+
+@SHIFTED
+def test_sweep_finds_a_shift_in_the_image_plane(drr, changes):
+    """The image that the given pose sees so many pixels off its middle, and nothing is turned."""
+    carm = dataclasses.replace(CARM, **changes)
+    here, moves = drr.with_carm(carm), torch.zeros(1, 4, dtype=torch.float64)
+    start, steps = drr.pose(ETA[None]), [(3, -5), (-6, 0)]
+    true = [
+        _looking_at(carm, start, torch.tensor([row]), torch.tensor([column]))
+        for row, column in steps
+    ]
+    fixed = here(torch.cat(true))
+    found = sweep(here, fixed, None, ETA.expand(2, 6), moves, 40.0)
+    assert found.eta.shape == (2, 1, 6) and found.zncc.shape == (2, 1)
+    for k in range(2):
+        pose = here.pose(found.eta[k])
+        assert torch.allclose(pose, true[k], atol=1e-9)
+    # 80 mm on the detector are 10 rows of 8 mm and 9 columns of 9 mm, on both sides.
+    assert found.renders == pytest.approx(2 * (48 + 20) * (40 + 18) / (48 * 40))
+
+
+def test_sweep_prefers_the_right_rotation_and_depth(drr):
+    moves = torch.tensor([[0.0, 0, 0, 0], [0.4, 0, 0, 0], [0, -0.4, 0.3, 0], [0, 0, 0, 60.0]])
+    pose = _turned(drr.pose(ETA[None])[:, None], moves.double(), 510.0)[0]
+    fixed = drr(pose)
+    found = sweep(drr, fixed, None, ETA.expand(4, 6), moves.double(), 16.0)
+    assert found.zncc.argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert found.zncc.diagonal().min() > 0.9999
+    best = drr.pose(found.eta.diagonal(dim1=0, dim2=1).mT)
+    assert torch.allclose(best, pose, atol=1e-9)
+
+
+def test_sweep_heeds_weights(drr):
+    """An instrument in the fixed image decides the shift, unless its pixels weigh nothing."""
+    true = drr.pose(ETA[None])
+    fixed = drr(true)
+    fixed[..., 10:22, 5:35] += 200
+    weights = torch.ones_like(fixed)
+    weights[..., 10:22, 5:35] = 0
+    moves = torch.zeros(1, 4, dtype=torch.float64)
+    pulled = sweep(drr, fixed, None, ETA[None], moves, 40.0)
+    found = sweep(drr, fixed, weights, ETA[None], moves, 40.0)
+    assert torch.allclose(drr.pose(found.eta[0]), true, atol=1e-9)
+    assert found.zncc > 0.9999 and not torch.allclose(drr.pose(pulled.eta[0]), true, atol=1e-3)
