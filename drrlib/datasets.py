@@ -75,6 +75,15 @@ def path(name: str, root: Path | None = None) -> Path:
     return cache
 
 
+def at_hand(name: str) -> bool:
+    """Whether the data can be had here, from DRRLIB_DATA, the cache or the network."""
+    try:
+        path(name)
+    except DatasetError:
+        return False
+    return True
+
+
 def _catalogue(root: Path | None) -> pd.DataFrame:
     file = (root or repository()) / "data" / "sources.csv"
     return pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)

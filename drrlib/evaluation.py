@@ -44,6 +44,7 @@ CRITERIA = {
     "ZNCC > 0.999": lambda t: t["zncc"] > 0.999,
     FOUND: lambda t: t["mtre_mm"] < 1.0,
 }
+_NEEDS = {"loss < 1e-6": "loss", "ZNCC > 0.999": "zncc", FOUND: "mtre_mm"}
 # Column of the trials -> column of its median.
 _MEDIANS = {
     "mrpd_mm": "mrpd_median_mm",
@@ -57,10 +58,10 @@ _MEDIANS = {
 
 
 def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Success rates by each criterion, with Wilson's 95 % interval.
+    """Success rates by each criterion that the trials' columns tell, with Wilson's 95 % interval.
 
     Args:
-        trials: Rows of `registration_trials`.
+        trials: Rows of `registration_trials`; mtre_mm, and loss and zncc where they are known.
         by: Columns that tell groups apart, such as optimizer and view.
 
     Returns:
@@ -71,7 +72,8 @@ def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """
     rows = []
     for key, group in _groups(trials, by):
-        for criterion, met in CRITERIA.items():
+        known = [c for c, column in _NEEDS.items() if column in group]
+        for criterion, met in ((c, CRITERIA[c]) for c in known):
             hits, count = int(met(group).sum()), len(group)
             row = dict(key, criterion=criterion, successes=hits, trials=count)
             rows.append(row | _rate(hits, count))

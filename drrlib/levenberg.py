@@ -220,6 +220,8 @@ def regress(
     root = torch.ones_like(moving) if weights is None else weights.sqrt()
     fixed = torch.where(root > 0, fixed, 0.0)
     total = root.square().sum(dim=1, keepdim=True).clamp_min(1e-30)
+    # Without their means, so that the ridge below does not depend on an offset of grey values.
+    fixed = fixed - (root.square() * fixed).sum(dim=1, keepdim=True) / total
     middle = (root.square() * moving).sum(dim=1, keepdim=True) / total
     spread = (root * (moving - middle)).square().sum(dim=1, keepdim=True).div(total).sqrt()
     spread = spread.clamp_min(1e-20)

@@ -56,6 +56,8 @@ def fit(
 def _left(moving, fixed, weights, degree):
     """Fixed image minus its regression, over the deviation of what the regression explains."""
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    # Without their means, so that the ridge below does not depend on an offset of grey values.
+    fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
     x = moving - (share * moving).sum(dim=1, keepdim=True)
     x = x / (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
     powers = torch.stack([x**k for k in range(degree + 1)], dim=2)

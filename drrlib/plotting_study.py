@@ -22,19 +22,22 @@ CRITERION_MARKS = dict(zip(CRITERIA, "osD", strict=True))
 def draw_rates(
     axes: Axes, table: pd.DataFrame, label: str, paper: Mapping[str, float] | None = None
 ) -> None:
-    """Success rates with Wilson intervals, a row per value of column `label`, a mark per criterion.
+    """Success rates with Wilson intervals, a row per value of column `label`, a mark per
+    criterion that the table has.
 
     Args:
         table: Rows of `success_table`.
         paper: The paper's rate [%] for some of the rows, drawn as a cross.
     """
     names = list(dict.fromkeys(table[label]))
-    for k, (criterion, mark) in enumerate(CRITERION_MARKS.items()):
-        part = table[table["criterion"] == criterion].set_index(label).loc[names]
+    known = [criterion for criterion in CRITERION_MARKS if (table["criterion"] == criterion).any()]
+    for k, criterion in enumerate(known):
+        part, mark = table[table["criterion"] == criterion], CRITERION_MARKS[criterion]
+        part = part.set_index(label).loc[names]
         rate = part["rate_percent"]
         # At 0 and 100 % rounding may put the rate outside of its interval.
         error = [(rate - part["low_percent"]).clip(0), (part["high_percent"] - rate).clip(0)]
-        place = np.arange(len(names)) + 0.22 * (k - 1)
+        place = np.arange(len(names)) + 0.22 * (k - (len(known) - 1) / 2)
         axes.errorbar(rate, place, xerr=error, fmt=mark, ms=3.5, lw=1, label=criterion)
     for name, rate in (paper or {}).items():
         first = "paper" if name == next(iter(paper)) else None

@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool2d
 from drrlib import datasets, phantoms
 from drrlib.descent import descend
 from drrlib.drr import DRR
-from drrlib.errors import ConfigError, DatasetError
+from drrlib.errors import ConfigError
 from drrlib.landscapes import losses_at
 from drrlib.metrics import pose_errors, wilson_interval
 from drrlib.optimizers import Adam
@@ -123,22 +123,14 @@ class LocalizerProtocol:
 
 def choose_subject() -> tuple[str, str]:
     """The first subject whose data can be had, and in words which image it is."""
-    if _at_hand("plastic_skull_localizer"):
+    if datasets.at_hand("plastic_skull_localizer"):
         for name in REAL:
-            if _at_hand(name):
+            if datasets.at_hand(name):
                 return name, f"real localizer, CT {name}"
     return SIMULATED, (
         "simulated localizer of the procedural skull, since the real one or its CT cannot be had "
         'here; drrlib.datasets.path("plastic_skull_localizer") and ..._5mm say why'
     )
-
-
-def _at_hand(name: str) -> bool:
-    try:
-        datasets.path(name)
-    except DatasetError:
-        return False
-    return True
 
 
 @functools.lru_cache(maxsize=2)

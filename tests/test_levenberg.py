@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -81,6 +82,46 @@ def test_normal_equations_are_the_derivatives_of_the_loss(weighted, views):
         j = torch.stack(columns, dim=2)
         matrix += j.mT @ j / views
     assert worst(model.curvature, matrix) < 1e-5
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_curved_grey_values_have_the_derivative_of_what_they_leave(weighted):
+    """The loss is half the part of the variance that a cubic leaves: by NumPy, and differences."""
+    phantom = skull(16.0)
+    small = Volume.from_hu(torch.tensor(phantom.hu).double(), phantom.affine)
+    carm = CArm(1020.0, 510.0, 14, 12, 26.0, 30.0)
+    weights = torch.rand(1, 1, 14, 12, generator=torch.Generator().manual_seed(3)).double()
+    weights[..., :3, :5] = 0
+    weights = weights if weighted else None
+    sight = dataclasses.replace(_sight(small, carm=carm, weights=weights), degree=3)
+    p = NEAR[None]
+    model = normal_equations([sight], p, ONE)
+
+    root = np.ones(14 * 12) if weights is None else weights.sqrt().numpy().ravel()
+    x, f = sight.render(p).numpy().ravel(), sight.fixed.numpy().ravel()
+    columns = root[:, None] * np.stack([x**k for k in range(4)], axis=1)
+    rest = root * f - columns @ np.linalg.lstsq(columns, root * f, rcond=None)[0]
+    around = root * (f - (root**2 @ f) / (root @ root))
+    assert float(model.loss) == pytest.approx(0.5 * (rest @ rest) / (around @ around), rel=1e-6)
+
+    for i in range(6):
+        h = torch.zeros(1, 6, dtype=torch.float64)
+        h[0, i] = 1e-6 if i < 3 else 1e-4
+        ends = [float(normal_equations([sight], p + sign * h, ONE).loss) for sign in (1, -1)]
+        slope = (ends[0] - ends[1]) / float(2 * h[0, i])
+        assert float(model.gradient[0, i]) == pytest.approx(slope, rel=1e-4)
+
+
+def test_curved_grey_values_do_not_move_the_optimum(volume):
+    """The fixed image bends as by beam hardening: a cubic finds the pose, a line is pulled off."""
+    sight = _sight(volume)
+    bent = dataclasses.replace(sight, fixed=sight.fixed - 0.1 * sight.fixed.square())
+    ends = [
+        levenberg([dataclasses.replace(bent, degree=degree)], NEAR[None], ONE, 30).parameters
+        for degree in (1, 3)
+    ]
+    line, cubic = (float(_error(volume, end)) for end in ends)
+    assert cubic < 1e-2 and line > 10 * cubic
 
 
 def test_rows_take_the_image_of_their_owner(volume):

@@ -22,8 +22,8 @@ def _tool():
 
 def test_a_perfect_fit_keeps_every_pixel(moving):
     found = fit(moving, 2.5 * moving - 7, None)
-    assert torch.equal(found.weights, torch.ones_like(moving).double())
-    assert found.residual.abs().max() < 1e-12 and float(found.scale) == pytest.approx(0.02)
+    assert found.weights.min() > 1 - 1e-12
+    assert found.residual.abs().max() < 1e-7 and float(found.scale) == pytest.approx(0.02)
 
 
 def test_an_instrument_counts_nothing_and_the_rest_everything(moving):
@@ -38,14 +38,25 @@ def test_an_instrument_counts_nothing_and_the_rest_everything(moving):
     assert float(found.scale) == pytest.approx(deviation, rel=0.15)
 
 
+def test_a_curve_of_grey_values_is_no_outlier(moving):
+    """Hardening bends grey values; a line takes its ends for outliers, a cubic explains them."""
+    fixed = moving - 0.08 * moving.square()
+    tool = _tool()
+    fixed[tool] += 4
+    line, cubic = (fit(moving, fixed, None, degree) for degree in (1, 3))
+    assert cubic.weights[~tool].min() > 1 - 1e-6 and cubic.weights[tool].max() == 0
+    assert line.weights[~tool].min() < 0.9
+    assert cubic.residual[~tool].abs().max() < 1e-6 < line.residual[~tool].abs().max()
+
+
 @pytest.mark.parametrize(("scale", "offset"), [(0.01, 5.0), (300.0, -40.0)])
 def test_grey_values_may_be_scaled_and_shifted(moving, scale, offset):
     noise = 0.1 * torch.randn(1, 1600, generator=torch.Generator().manual_seed(1)).double()
     fixed = torch.where(_tool(), moving + 4, moving + noise)
     plain, other = fit(moving, fixed, None), fit(moving, scale * fixed + offset, None)
-    assert worst(other.weights, plain.weights) < 1e-9
-    assert worst(other.residual, plain.residual) < 1e-9
-    assert worst(other.scale, plain.scale) < 1e-9
+    assert worst(other.weights, plain.weights) < 1e-8
+    assert worst(other.residual, plain.residual) < 1e-8
+    assert worst(other.scale, plain.scale) < 1e-8
 
 
 def test_given_weights_are_kept(moving):
@@ -54,7 +65,7 @@ def test_given_weights_are_kept(moving):
     given[:, :400] = 0
     fixed = torch.where(torch.arange(1600) < 400, 1e4, moving)
     found = fit(moving, fixed, given)
-    assert torch.equal(found.weights, given) and not found.residual[:, :400].any()
+    assert worst(found.weights, given) < 1e-12 and not found.residual[:, :400].any()
     fixed = torch.where(_tool(), fixed + 4, fixed)
     again = fit(moving, fixed, given)
     assert not again.weights[_tool()].any() and not again.weights[:, :400].any()
