@@ -27,8 +27,9 @@ import pandas as pd
 
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, DrrlibError, WorkerError
-from drrlib.evaluation import success_table
+from drrlib.evaluation import error_table, success_table
 from drrlib.study import Work, finished_trials, run_study
+from drrlib.study_pipeline import pipeline_trials
 from drrlib.study_registration import Protocol, rate_trials, registration_trials
 from drrlib.study_workers import WAYS, workers
 
@@ -37,7 +38,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-WORKS = {"registration": registration_trials, "rates": rate_trials}
+WORKS = {
+    "registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials
+}  # fmt: skip
+_PROTOCOL_INSIDE = (rate_trials, pipeline_trials)  # works whose protocol is one entry of many
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 
 
@@ -119,12 +123,12 @@ def read_study(options: argparse.Namespace) -> Study:
             raise ConfigError(f"{name} is {entries[name]!r}; expected a {kind.__name__}")
     work, config = find_work(entries["work"]), entries["config"]
     if options.seed is not None:
-        holder = config.setdefault("protocol", {}) if work is rate_trials else config
+        holder = config.setdefault("protocol", {}) if work in _PROTOCOL_INSIDE else config
         holder["seed"] = options.seed
     elsewhere = options.scheduler.startswith(("tcp://", "file:"))
     if work is registration_trials:
         config = _protocol(config, elsewhere)
-    elif work is rate_trials:
+    elif work in _PROTOCOL_INSIDE:
         config = {**config, "protocol": _protocol(config.get("protocol", {}), elsewhere)}
     return Study(work, entries["trials"], entries["shard"], Path(entries["folder"]), config)
 
@@ -186,6 +190,8 @@ def _run(study: Study, options: argparse.Namespace, write) -> int:
     print(f"{len(table)} trials, {table.attrs['seconds']:.1f} s of work; shards in {study.folder}")
     if study.work is registration_trials:
         print(success_table(table).round(1).to_string(index=False))
+    if study.work is pipeline_trials:
+        print(error_table(table, ["view"]).round(3).T.to_string(header=False))
     return DONE
 
 

@@ -76,6 +76,18 @@ def test_a_search_of_rates_has_its_protocol_inside():
     assert pd.read_parquet("t.parquet").equals(expected)
 
 
+def test_a_study_of_a_pipeline_prints_the_table_of_errors(capsys):
+    inside = "voxel = 8.0\npixels = 48\nstart_rotation = 5.0\nstart_translation = 5.0\n"
+    config = 'method = "fast"\nviews = [[0.0, 0.0, 0.0]]\neffects = {}\n'
+    head = f'work="pipeline"\ntrials=1\nfolder="k"\n[config]\n{config}[config.protocol]\n{inside}'
+    Path("study.toml").write_text(head)
+    assert main(["study.toml", "--seed", "2", "--output", "t.parquet"]) == DONE
+    assert "mtre_median_mm" in capsys.readouterr().out
+    protocol = json.loads(Path("k/study.json").read_text())["config"]["protocol"]
+    assert protocol["seed"] == 2 and protocol["device"] in ("cpu", "cuda")
+    assert pd.read_parquet("t.parquet")["start_mtre_mm"][0] > 0
+
+
 def test_a_dry_run_writes_nothing(capsys):
     write(DRAWS, scale=2.0)
     assert main(["study.toml", "--dry-run", "--output", "t.csv"]) == DONE
