@@ -15,8 +15,8 @@ from torch import Tensor
 from drrlib.levenberg import Sight
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
-# Scale is at least so much of the image's own deviation: what voxels and pixels of finite size
-# leave even at the right pose is no outlier.
+# Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the
+# isocentre: what pixels of finite size leave even at the right pose is no outlier.
 _LEAST = 0.02
 _ROUNDS = 10
 
@@ -40,15 +40,22 @@ def fit(
     fixed: Float[Tensor, "m pixels"],
     weights: Float[Tensor, "m pixels"] | None,
     degree: int = 1,
+    pixel: float = 1.0,
 ) -> Fit:
-    """Polynomial of the moving image by reweighted least squares."""
+    """Polynomial of the moving image by reweighted least squares.
+
+    Args:
+        moving, fixed, weights: Images, and weights that are given.
+        degree: Of the polynomial.
+        pixel: Size of a pixel at the isocentre [mm].
+    """
     given = torch.ones_like(moving) if weights is None else weights
     fixed = torch.where(given > 0, fixed, 0.0)
     w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
     for _ in range(_ROUNDS):
         residual = _left(moving, fixed, w, degree)
         seen = torch.where(given > 0, residual.abs(), torch.nan)
-        scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST)
+        scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST * pixel)
         w = given * (1 - (residual / (_CUT * scale)).square()).clamp_min(0).square()
     return Fit(w, torch.where(given > 0, residual, 0.0), scale[:, 0])
 
@@ -80,7 +87,9 @@ def reweighed(
         where = owner.to(image.device)
         fixed = sight.fixed[where]
         given = None if sight.weights is None else sight.weights[where].flatten(1)
-        fits.append(fit(image.flatten(1), fixed.flatten(1), given, sight.degree))
+        carm = sight.drr.carm
+        pixel = float(carm.delx) * float(carm.sod) / float(carm.sdd)
+        fits.append(fit(image.flatten(1), fixed.flatten(1), given, sight.degree, pixel))
         weights = fits[-1].weights.reshape(fixed.shape)
         found.append(dataclasses.replace(sight, fixed=fixed, weights=weights))
     return found, fits

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from drrlib.evaluation import success_table
+from drrlib.evaluation import converged_table, error_table, success_table
 from drrlib.paper import repository
 
 FULL = repository() / "results" / "full"
@@ -15,6 +15,16 @@ TABLES = [
     ("07_optimizer_comparison.trials", "07_optimizer_comparison.summary", 3),
     ("08_monte_carlo.trials", "08_monte_carlo.summary", 3),
     ("08_monte_carlo.changes", "08_monte_carlo.change_rates", 1),
+]
+# (records, table, columns that tell groups apart, how it is made)
+ERRORS = [
+    ("09_beyond_the_paper.ablation_trials", "09_beyond_the_paper.ablation", 1, error_table),
+    ("09_beyond_the_paper.robust_trials", "09_beyond_the_paper.robust", 1, error_table),
+    ("09_beyond_the_paper.robust_trials", "09_beyond_the_paper.converged", 1, converged_table),
+    ("10_real_ct.ct_trials", "10_real_ct.ct_errors", 2, error_table),
+    ("10_real_ct.ct_trials", "10_real_ct.ct_converged", 1, converged_table),
+    ("10_real_ct.harder_trials", "10_real_ct.harder", 2, error_table),
+    ("10_real_ct.harder_trials", "10_real_ct.harder_converged", 1, converged_table),
 ]
 
 
@@ -38,6 +48,27 @@ def _close(a, b) -> bool:
 def test_success_tables_follow_from_the_trials(records, table, groups):
     trials = pd.read_parquet(FULL / f"{records}.parquet")
     assert not differences(trials, pd.read_csv(FULL / f"{table}.csv"), groups)
+
+
+@pytest.mark.parametrize(("records", "table", "groups", "make"), ERRORS, ids=[e[1] for e in ERRORS])
+def test_tables_of_errors_follow_from_the_trials(records, table, groups, make):
+    trials = pd.read_parquet(FULL / f"{records}.parquet")
+    trials["view"] = trials["view"].replace({0: "AP", 1: "lateral"})
+    stored = pd.read_csv(FULL / f"{table}.csv")
+    again = make(trials, list(stored.columns[:groups]))
+    pd.testing.assert_frame_equal(again, stored, check_dtype=False, rtol=1e-6)
+
+
+@pytest.mark.parametrize("study", ["09_beyond_the_paper.robust_trials", "10_real_ct.ct_trials"])
+def test_a_thousand_registrations_are_there_and_readme_counts_them(study):
+    text = (repository() / "README.md").read_text(encoding="utf-8")
+    trials = pd.read_parquet(FULL / f"{study}.parquet")
+    subjects = trials["subject"] if "subject" in trials else pd.Series("skull", trials.index)
+    for _, part in trials.groupby(subjects):
+        assert part["trial"].tolist() == list(range(1000))
+        found = part["mtre_mm"] < 1
+        assert f"| {found.sum()} of 1000 |" in text
+        assert not (part["converged"] & ~found).sum() > 1
 
 
 @pytest.mark.parametrize(("notebook", "count"), [("07", 300), ("08", 1000)])
