@@ -112,7 +112,11 @@ def test_a_dry_run_writes_nothing(capsys):
         ('work = "registration"\ntrials = 3\n', [], "lacks folder"),
         ('work = "registration"\ntrials = "3"\nfolder = "k"\n', [], "trials is '3'"),
         ('work = "registration"\ntrials = true\nfolder = "k"\n', [], "trials is True"),
-        ('work = "draws"\ntrials = 3\nfolder = "k"\n', [], "expected registration, rates or"),
+        (
+            'work = "draws"\ntrials = 3\nfolder = "k"\n',
+            [],
+            "expected registration, rates, pipeline or",
+        ),
         ('work = "no_module:draws"\ntrials = 3\nfolder = "k"\n', [], "No module named"),
         ('work = "study_work:nothing"\ntrials = 3\nfolder = "k"\n', [], "nothing"),
         ('work = "study_work:__name__"\ntrials = 3\nfolder = "k"\n', [], "expected a function"),
