@@ -20,7 +20,6 @@ RECORDS = sorted(FULL.glob("*.run.json"))
 
 # The only place that excuses a notebook from a committed full run: name -> reason.
 WITHOUT_FULL_RUN: dict[str, str] = {
-    "11_similarity_measures": "2240 registrations, half an hour of one core",
     "13_studies_at_any_size": "its times need two quiet cores",
 }
 
