@@ -172,9 +172,7 @@ def _around(start: Float[Tensor, "t 6"], search) -> Float[Tensor, "t s 6"]:
 
 
 def _of_descent(found) -> tuple[Tensor, dict]:
-    coarse = max(found.renders)
     renders = sum(count / binning**2 for binning, count in found.renders.items())
-    assert coarse >= 1
     return found.final_eta, _plain(found.final_loss, renders / len(found.final_eta))
 
 

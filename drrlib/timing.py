@@ -115,7 +115,8 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     """How far `call` raises the memory in use above where it stood.
 
     CPU: resident memory of this process; what an earlier call freed is first given back to the
-    system where the C library can do that. CUDA: memory of PyTorch's allocator.
+    system where the C library can do that; what it cannot give back hides as much of the call's
+    need. CUDA: memory of PyTorch's allocator.
 
     Raises:
         OSError: this system does not tell (other than Linux).
