@@ -31,12 +31,12 @@ _STILL = (1e-6,) * 3 + (1e-3,) * 3
 
 @dataclass(frozen=True)
 class Sight:
-    """One view of all images: who renders it, what it should look like.
+    """One view: who renders it, and what it should look like for each row of parameters.
 
     Args:
         drr: Renderer of the level, method "joseph".
-        fixed: [t, 1, h, w].
-        weights: Weight of each pixel, [t, 1, h, w]; None for 1 everywhere.
+        fixed: An image for each row [m, 1, h, w].
+        weights: Weight of each pixel, [m, 1, h, w]; None for 1 everywhere.
         frame_of: Parameters [m, n] -> source and detector of this view.
         degree: Of the polynomial by which grey values may differ. 1: scale and offset, and the
             loss is 1 - ZNCC. More: also curved, as by another spectrum, and the loss is half the
@@ -65,6 +65,13 @@ class Sight:
         return replace(self, fixed=self.fixed[rows], weights=weights)
 
 
+class Linear(NamedTuple):
+    """What one march tells of a view: images [m, pixels], their derivative [m, pixels, n]."""
+
+    image: Float[Tensor, "m pixels"]
+    jacobian: Float[Tensor, "m pixels n"]
+
+
 class Normal(NamedTuple):
     """Loss and its quadratic model: loss [m], gradient [m, n], Gauss-Newton matrix [m, n, n]."""
 
@@ -78,12 +85,14 @@ class Settled(NamedTuple):
 
     Attributes:
         parameters: [m, n].
-        normal: The model there.
+        linear: Each view's image there, and its derivative.
+        normal: The model made of them.
         settled: Whether the steps became negligible before they ran out.
-        renders: Images rendered.
+        renders: Images rendered of each view.
     """
 
     parameters: Float[Tensor, "m n"]
+    linear: list[Linear]
     normal: Normal
     settled: Bool[Tensor, " m"]
     renders: int
@@ -92,7 +101,7 @@ class Settled(NamedTuple):
 def levenberg(
     sights: Sequence[Sight],
     parameters: Float[Tensor, "m n"],
-    owner: Int[Tensor, " m"],
+    linear: Sequence[Linear],
     steps: int,
     still: Sequence[float] = _STILL,
 ) -> Settled:
@@ -101,7 +110,7 @@ def levenberg(
     Args:
         sights: The views.
         parameters: Where to begin: six of the pose, and freed lengths after them.
-        owner: Which of the fixed images each row belongs to.
+        linear: From `linearize` there.
         steps: Most steps; each renders one image, and a rejected one counts.
         still: A step below these in every parameter ends the row.
 
@@ -109,8 +118,9 @@ def levenberg(
     """
     p = parameters.clone()
     tiny = p.new_tensor([*still, *[1e-3] * (p.shape[1] - len(still))])
-    here = normal_equations(sights, p, owner)
-    renders = len(p) * len(sights)
+    at = [Linear(*(x.clone() for x in one)) for one in linear]
+    here = normal_equations(sights, at)
+    renders = 0
     damping = p.new_full((len(p),), _FIRST)
     settled = torch.zeros(len(p), dtype=torch.bool)
     running = _finite(here)
@@ -118,32 +128,41 @@ def levenberg(
         rows = torch.nonzero(running).flatten()
         if len(rows) == 0:
             break
+        some = [s.rows(rows) for s in sights]
         move = _step(Normal(*(x[rows] for x in here)), damping[rows])
         tried = p[rows] + move
-        there = normal_equations(sights, tried, owner[rows])
-        renders += len(rows) * len(sights)
+        next_ = linearize(some, tried)
+        there = normal_equations(some, next_)
+        renders += len(rows)
         better = (there.loss < here.loss[rows]) & _finite(there)
         small = (move.abs() < tiny).all(dim=1)
         took, lost = rows[better], rows[~better]
         p[took] = tried[better]
-        for old, new in zip(here, there, strict=True):
-            old[took] = new[better]
+        for old, new in ((here, there), *zip(at, next_, strict=True)):
+            for x, y in zip(old, new, strict=True):
+                x[took.to(x.device)] = y[better.to(y.device)]
         damping[took] = (damping[took] / 10).clamp_min(_LEAST)
         damping[lost] = damping[lost] * 10
-        settled[rows[small]] = True
-        stuck = damping[rows] > _MOST
-        settled[rows[stuck]] = True  # no direction goes down any more
+        stuck = damping[rows] > _MOST  # no direction goes down any more
+        settled[rows[small | stuck]] = True
         running[rows[small | stuck]] = False
-    return Settled(p, here, settled, renders)
+    return Settled(p, at, here, settled, renders)
 
 
-def normal_equations(
-    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
-) -> Normal:
+def linearize(sights: Sequence[Sight], parameters: Float[Tensor, "m n"]) -> list[Linear]:
+    """Image and derivative of each view, from one march."""
+    found = []
+    for sight in sights:
+        image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
+        found.append(Linear(image.flatten(1), jacobian.flatten(1, 3)))
+    return found
+
+
+def normal_equations(sights: Sequence[Sight], linear: Sequence[Linear]) -> Normal:
     """Mean over the views of the loss, its gradient and its Gauss-Newton matrix."""
     parts = []
-    for sight in sights:
-        residual, jacobian = residuals(sight, parameters, owner)
+    for sight, one in zip(sights, linear, strict=True):
+        residual, jacobian = residuals(sight, one)
         parts.append(
             (
                 0.5 * residual.square().sum(dim=1, dtype=torch.float64),
@@ -155,18 +174,16 @@ def normal_equations(
 
 
 def residuals(
-    sight: Sight, parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+    sight: Sight, linear: Linear
 ) -> tuple[Float[Tensor, "m pixels"], Float[Tensor, "m pixels n"]]:
     """What the loss is half the square of, and its derivative.
 
     An image without contrast, such as one of air, has no unit image: half its square is 1, as at
     right angles, so that leaving the patient is never a way down.
     """
-    image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
-    moving, jacobian = image.flatten(1), jacobian.flatten(1, 3)
-    where = owner.to(moving.device)
-    fixed = sight.fixed[where].flatten(1).to(moving)
-    weights = None if sight.weights is None else sight.weights[where].flatten(1).to(moving)
+    moving, jacobian = linear
+    fixed = sight.fixed.flatten(1).to(moving)
+    weights = None if sight.weights is None else sight.weights.flatten(1).to(moving)
     if sight.degree > 1:
         return _curved(moving, jacobian, fixed, weights, sight.degree)
     fixed, _ = _centred(fixed, weights)
@@ -187,63 +204,62 @@ def _curved(moving, jacobian, fixed, weights, degree):
     Only what the regression cannot follow counts, so the derivative is projected likewise; the
     gradient of half the square is exact.
     """
+    weights = torch.ones_like(moving) if weights is None else weights
+    root = weights.sqrt()
     grey = regress(moving, fixed, weights, degree)
-    jacobian = grey.slope[..., None] * jacobian
-    if weights is not None:
-        jacobian = weights.sqrt()[..., None] * jacobian
-    size = torch.linalg.vector_norm(_centred(fixed, weights)[0], dim=1).clamp_min(1e-30)
-    jacobian = grey.basis @ (grey.basis.mT @ jacobian) - jacobian
-    return grey.residual / size[:, None], jacobian / size[:, None, None]
+    basis = root[..., None] * grey.powers @ grey.turn
+    jacobian = (root * grey.slope)[..., None] * jacobian
+    jacobian = basis @ (basis.mT @ jacobian) - jacobian
+    size = torch.linalg.vector_norm(root * (grey.left + grey.fitted), dim=1).clamp_min(1e-30)
+    return root * grey.left / size[:, None], jacobian / size[:, None, None]
 
 
 class Grey(NamedTuple):
-    """A fixed image as a polynomial of the moving one.
+    """A fixed image, without its weighted mean, as a polynomial of the moving one.
 
     Attributes:
-        residual: Root weights times what the polynomial leaves [m, pixels].
+        fitted: Values of the polynomial [m, pixels].
+        left: What the fixed image is more than that [m, pixels].
         slope: Derivative of the polynomial by the moving image [m, pixels].
-        basis: Orthonormal columns that span constant and powers, with root weights [m, pixels, k].
+        powers: Of the moving image at mean 0 and deviation 1 [m, pixels, k].
+        turn: Root weights times powers times this are orthonormal columns [m, k, k].
     """
 
-    residual: Float[Tensor, "m pixels"]
+    fitted: Float[Tensor, "m pixels"]
+    left: Float[Tensor, "m pixels"]
     slope: Float[Tensor, "m pixels"]
-    basis: Float[Tensor, "m pixels k"]
+    powers: Float[Tensor, "m pixels k"]
+    turn: Float[Tensor, "m k k"]
 
 
 def regress(
     moving: Float[Tensor, "m pixels"],
     fixed: Float[Tensor, "m pixels"],
-    weights: Float[Tensor, "m pixels"] | None,
+    weights: Float[Tensor, "m pixels"],
     degree: int,
 ) -> Grey:
     """Weighted least squares of the fixed image on powers of the moving one."""
-    root = torch.ones_like(moving) if weights is None else weights.sqrt()
-    fixed = torch.where(root > 0, fixed, 0.0)
-    total = root.square().sum(dim=1, keepdim=True).clamp_min(1e-30)
-    # Without their means, so that the ridge below does not depend on an offset of grey values.
-    fixed = fixed - (root.square() * fixed).sum(dim=1, keepdim=True) / total
-    middle = (root.square() * moving).sum(dim=1, keepdim=True) / total
-    spread = (root * (moving - middle)).square().sum(dim=1, keepdim=True).div(total).sqrt()
-    spread = spread.clamp_min(1e-20)
-    x = (moving - middle) / spread
+    share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    # Without its mean, so that the ridge below does not depend on an offset of grey values.
+    fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
+    x = moving - (share * moving).sum(dim=1, keepdim=True)
+    spread = (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
+    x = x / spread
     powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
-    columns = root[..., None] * powers
+    weighted = weights[..., None] * powers
     # Cholesky's factor in float64 makes the few columns orthonormal without a tall QR.
-    gram = (columns.mT @ columns).double()
+    gram = (weighted.mT @ powers).double()
     gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
     factor = torch.linalg.cholesky(gram)
     turn = torch.linalg.solve_triangular(factor, torch.eye(degree + 1).to(gram), upper=False).mT
-    basis = columns @ turn.to(columns)
-    share = (basis.mT @ (root * fixed)[..., None])[..., 0]
-    residual = root * fixed - (basis @ share[..., None])[..., 0]
-    weight = (turn.to(columns) @ share[..., None])[..., 0]  # of each power
+    turn = turn.to(powers)
+    weight = (turn @ (turn.mT @ (weighted.mT @ fixed[..., None])))[..., 0]  # of each power
+    fitted = (powers @ weight[..., None])[..., 0]
     slope = sum(k * weight[:, k, None] * powers[..., k - 1] for k in range(1, degree + 1))
-    return Grey(residual, slope / spread, basis)
+    return Grey(fitted, fixed - fitted, slope / spread, powers, turn)
 
 
-def covariance(
-    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
-) -> Float[Tensor, "m n n"]:
+def covariance(sights: Sequence[Sight], linear: Sequence[Linear]) -> Float[Tensor, "m n n"]:
     """Covariance of the parameters from what is left of the image: the sandwich H^-1 M H^-1.
 
     M sums the outer products of each block's part of the gradient, so noise may differ from place
@@ -251,8 +267,8 @@ def covariance(
     make it. What moves the optimum as a whole, such as wrong intrinsics, is not in it.
     """
     meat = curvature = 0.0
-    for sight in sights:
-        residual, jacobian = residuals(sight, parameters, owner)
+    for sight, one in zip(sights, linear, strict=True):
+        residual, jacobian = residuals(sight, one)
         part = jacobian * residual[..., None]
         part = part.unflatten(1, sight.fixed.shape[-2:]).permute(0, 3, 1, 2)
         size = min(_BLOCK, *sight.fixed.shape[-2:])

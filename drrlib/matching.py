@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.carm import CArm, Frame
+from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.se3 import so3_exp
 
@@ -88,12 +88,12 @@ def correlate(
     size = moving.shape[-2:]
     w = torch.ones_like(fixed) if weights is None else weights.to(fixed)
     total = w.sum(dim=(1, 2), keepdim=True)
-    centred = w * (fixed - (w * fixed).sum(dim=(1, 2), keepdim=True) / total)
-    energy = (centred * (fixed - (w * fixed).sum(dim=(1, 2), keepdim=True) / total)).sum(dim=(1, 2))
+    apart = fixed - (w * fixed).sum(dim=(1, 2), keepdim=True) / total
+    centred = w * apart
+    energy = (centred * apart).sum(dim=(1, 2))
     moving = moving - moving.mean(dim=(2, 3), keepdim=True)  # less to cancel below
     spectra = torch.fft.rfft2(moving), torch.fft.rfft2(moving.square())
-    kernels = (torch.fft.rfft2(x, s=size).conj()[:, None] for x in (centred, w))
-    of_centred, of_weights = kernels
+    of_centred, of_weights = (torch.fft.rfft2(x, s=size).conj()[:, None] for x in (centred, w))
     rows, columns = size[0] - fixed.shape[1] + 1, size[1] - fixed.shape[2] + 1
 
     def windows(product: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _turned(base, moves, sod: float):
 
 def _looking_at(carm: CArm, pose, row: Int[Tensor, " b"], column: Int[Tensor, " b"]):
     """Turn about the source until the detector's middle sees what lay so many pixels off it."""
-    frame: Frame = carm.frame(pose)
+    frame = carm.frame(pose)
     middle = frame.corner + 0.5 * carm.width * frame.col_step + 0.5 * carm.height * frame.row_step
     a = middle - frame.source
     b = a + column[:, None].to(a) * frame.col_step + row[:, None].to(a) * frame.row_step

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.levenberg import Sight
+from drrlib.levenberg import Sight, regress
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
 # Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the
@@ -62,36 +62,25 @@ def fit(
 
 def _left(moving, fixed, weights, degree):
     """Fixed image minus its regression, over the deviation of what the regression explains."""
+    grey = regress(moving, fixed, weights, degree)
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
-    # Without their means, so that the ridge below does not depend on an offset of grey values.
-    fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
-    x = moving - (share * moving).sum(dim=1, keepdim=True)
-    x = x / (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
-    powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
-    gram = ((share[..., None] * powers).mT @ powers).double()
-    gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
-    right = ((share[..., None] * powers).mT @ fixed[..., None]).double()
-    fitted = (powers @ torch.linalg.solve(gram, right).to(powers))[..., 0]
-    middle = (share * fitted).sum(dim=1, keepdim=True)
-    contrast = (share * (fitted - middle).square()).sum(dim=1, keepdim=True).sqrt()
-    return (fixed - fitted) / contrast.clamp_min(1e-20)
+    middle = (share * grey.fitted).sum(dim=1, keepdim=True)
+    contrast = (share * (grey.fitted - middle).square()).sum(dim=1, keepdim=True).sqrt()
+    return grey.left / contrast.clamp_min(1e-20)
 
 
 def reweighed(
-    sights: Sequence[Sight], parameters: Float[Tensor, "m n"], owner: Int[Tensor, " m"]
+    sights: Sequence[Sight], images: Sequence[Float[Tensor, "m _"]]
 ) -> tuple[list[Sight], list[Fit]]:
-    """Views with an image and weights for each row of parameters, and the fits behind them."""
+    """Views with new weights, and the fits behind them, from the images that each view shows."""
     found, fits = [], []
-    for sight in sights:
-        image = sight.render(parameters)
-        where = owner.to(image.device)
-        fixed = sight.fixed[where]
-        given = None if sight.weights is None else sight.weights[where].flatten(1)
+    for sight, image in zip(sights, images, strict=True):
+        given = None if sight.weights is None else sight.weights.flatten(1)
         carm = sight.drr.carm
         pixel = float(carm.delx) * float(carm.sod) / float(carm.sdd)
-        fits.append(fit(image.flatten(1), fixed.flatten(1), given, sight.degree, pixel))
-        weights = fits[-1].weights.reshape(fixed.shape)
-        found.append(dataclasses.replace(sight, fixed=fixed, weights=weights))
+        fits.append(fit(image, sight.fixed.flatten(1), given, sight.degree, pixel))
+        weights = fits[-1].weights.reshape(sight.fixed.shape)
+        found.append(dataclasses.replace(sight, weights=weights))
     return found, fits
 
 

@@ -23,7 +23,7 @@ from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.levenberg import Sight, covariance, normal_equations
+from drrlib.levenberg import Sight, covariance, linearize, normal_equations
 from drrlib.metrics import targets
 from drrlib.registration_judge import hold
 from drrlib.registration_levels import View, check_image
@@ -110,14 +110,13 @@ def _as_in_the_paper(fixed, volume, carm, start, loss, backend) -> RegistrationR
         threshold=_PAPER_LOSS, backend=backend, progress=False,
     )  # fmt: skip
     drr = DRR(volume, carm, method="joseph", backend=backend)
-    everyone = torch.zeros(1, dtype=torch.long)
     sight = Sight(
         drr, image.to(drr.grid.mu.device, drr.grid.dtype), None,
         lambda p: carm.frame(carm.pose(p, volume.center)),
     )  # fmt: skip
-    p = found.eta[None]
-    spreads = covariance([sight], p, everyone)[0]
-    model = normal_equations([sight], p, everyone)
+    linear = linearize([sight], found.eta[None])
+    spreads = covariance([sight], linear)[0]
+    model = normal_equations([sight], linear)
     held = hold(carm, volume.center, targets(volume), found.eta, model.curvature[0], spreads)
     return RegistrationResult(
         eta=found.eta,
@@ -136,6 +135,6 @@ def _as_in_the_paper(fixed, volume, carm, start, loss, backend) -> RegistrationR
         misfits=found.final_loss,
         path=(("start", start[found.best], float(found.trace_loss[0, found.best])),),
         attempts=1,
-        renders=float(sum(found.renders.values()) + 2),
+        renders=float(sum(found.renders.values()) + 1),
         seconds=found.seconds,
     )

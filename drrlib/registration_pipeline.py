@@ -165,8 +165,8 @@ class Registration:
                 one, cost = fine(level, one.parameters, everyone, plan.fine_rounds)
             path.append((f"level {level}", one.parameters[:, :6], one.loss))
         renders += cost
-        model = normal_equations(one.sights, one.parameters, everyone)
-        spreads = covariance(one.sights, one.parameters, everyone)
+        model = normal_equations(one.sights, one.linear)
+        spreads = covariance(one.sights, one.linear)
         results = []
         for t, rank in enumerate(ranked):
             p = one.parameters[t]
@@ -197,7 +197,7 @@ class Registration:
                     misfits=several.misfit[rank],
                     path=tuple((name, x[t], float(y[t])) for name, x, y in path),
                     attempts=1,
-                    renders=float(renders + 2 * len(start)) / len(start),
+                    renders=float(renders) / len(start),
                     seconds=0.0,
                 )
             )

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.levenberg import Sight, levenberg, residuals
+from drrlib.levenberg import Linear, Sight, levenberg, linearize, normal_equations
 from drrlib.metrics import mtre
 from drrlib.optimizers import Adam
 from drrlib.outliers import misfit, reweighed
@@ -40,24 +40,25 @@ class Refined(NamedTuple):
         loss: 1 - ZNCC over the pixels that count, after the grey values' regression [m].
         misfit: See `outliers.misfit`; comparable between rows of one image [m].
         kept: Part of the weight that outliers left [m].
-        settled: [m].
         renders: Images of the first view rendered.
-        sights: The views with their final weights, one image for each row.
+        sights: The views with their final weights.
+        linear: What they show at `parameters`.
     """
 
     parameters: Float[Tensor, "m n"]
     loss: Float[Tensor, " m"]
     misfit: Float[Tensor, " m"]
     kept: Float[Tensor, " m"]
-    settled: Bool[Tensor, " m"]
     renders: int
     sights: list[Sight]
+    linear: list[Linear]
 
     def rows(self, rows: Int[Tensor, " r"]) -> "Refined":
         """Some of them."""
+        own = (self.parameters, self.loss, self.misfit, self.kept)
         sights = [s.rows(rows) for s in self.sights]
-        own = (self.parameters, self.loss, self.misfit, self.kept, self.settled)
-        return Refined(*(x[rows] for x in own), self.renders, sights)
+        linear = [Linear(*(x[rows.to(x.device)] for x in one)) for one in self.linear]
+        return Refined(*(x[rows] for x in own), self.renders, sights, linear)
 
 
 def search_coarsely(
@@ -83,21 +84,17 @@ def search_coarsely(
     first = descend_together(sights, eta, rates, steps // 2, loss_of, (1.0, 0.5))
     k = (k + 1) // 2
     rows, owner = first.eta[:, :k].flatten(0, 1), torch.arange(count).repeat_interleave(k)
-    renders = first.renders
+    each = [s.rows(owner) for s in sights]
+    renders, second = first.renders, steps - steps // 2
     if loss_of is None:
-        weighted, _ = reweighed(sights, rows, owner)
-        done = descend_together(
-            weighted, rows[:, None], rates, steps - steps // 2, None, (0.5, _LOW)
-        )
+        weighted, _ = reweighed(each, [s.render(rows).flatten(1) for s in each])
+        done = descend_together(weighted, rows[:, None], rates, second, None, (0.5, _LOW))
         rows = done.eta[:, 0]
-        _, fits = reweighed(sights, rows, owner)
+        _, fits = reweighed(each, [s.render(rows).flatten(1) for s in each])
         value = misfit(fits, owner)
         renders += 2 * len(rows)
     else:
-        each = [s.rows(owner) for s in sights]
-        done = descend_together(
-            each, rows[:, None], rates, steps - steps // 2, loss_of, (0.5, _LOW)
-        )
+        done = descend_together(each, rows[:, None], rates, second, loss_of, (0.5, _LOW))
         rows, value = done.eta[:, 0], done.loss[:, 0]
     return _sorted(rows.reshape(count, k, 6), value.reshape(count, k), renders + done.renders)
 
@@ -112,12 +109,13 @@ def descend_together(
 ) -> Candidates:
     """Adam from all candidates side by side, whose rates fall linearly from fall[0] to fall[1]."""
     count, k = eta.shape[:2]
-    rows, owner = eta.flatten(0, 1).clone(), torch.arange(count).repeat_interleave(k)
+    rows = eta.flatten(0, 1).clone()
+    each = [s.rows(torch.arange(count).repeat_interleave(k)) for s in sights]
     optimizer = Adam(*rates)
     state = optimizer.init(rows)
     best, where = rows.new_full((len(rows),), torch.inf), rows.clone()
     for step in range(steps):
-        value, slope = _slope(sights, rows, owner, loss_of)
+        value, slope = _slope(each, rows, loss_of)
         better = value < best
         best = torch.where(better, value, best)
         where[better] = rows[better]
@@ -147,25 +145,24 @@ def refine(
         still: As in `levenberg`.
         degree: Of the grey-value polynomial, as in `Sight`.
     """
-    renders, everyone = 0, torch.arange(len(parameters))
-    sights = [replace(s, degree=degree) for s in sights]
+    each = [replace(s.rows(owner), degree=degree) for s in sights]
+    linear, renders = linearize(each, parameters), len(parameters)
     for most in steps:
-        weighted, fits = reweighed(sights, parameters, owner)
-        done = levenberg(weighted, parameters, everyone, most, still)
-        parameters = done.parameters
-        renders += len(parameters) + done.renders // len(sights)
-    weighted, fits = reweighed(sights, parameters, owner)
-    renders += len(parameters)
-    kept = torch.stack(
-        [f.weights.mean(dim=1) / (1 if s.weights is None else s.weights[owner].mean(dim=(1, 2, 3)))
-         for s, f in zip(sights, fits, strict=True)]
-    ).mean(dim=0)  # fmt: skip
+        weighted, _ = reweighed(each, [one.image for one in linear])
+        done = levenberg(weighted, parameters, linear, most, still)
+        parameters, linear = done.parameters, done.linear
+        renders += done.renders
+    weighted, fits = reweighed(each, [one.image for one in linear])
+    kept = [
+        f.weights.mean(dim=1) / (1 if s.weights is None else s.weights.mean(dim=(1, 2, 3)))
+        for s, f in zip(each, fits, strict=True)
+    ]
     loss = done.normal.loss
     if degree > 1:
         loss = 1 - (1 - 2 * loss).clamp_min(0).sqrt()  # 1 - R, which for degree 1 is 1 - ZNCC
     return Refined(
-        parameters, loss, misfit(fits, owner), kept.double().cpu(), done.settled,
-        renders, weighted,
+        parameters, loss, misfit(fits, owner), torch.stack(kept).mean(dim=0).double().cpu(),
+        renders, weighted, linear,
     )  # fmt: skip
 
 
@@ -180,11 +177,9 @@ def refine_by_descent(
     """The same for a similarity that is no sum of squares: Adam with small rates."""
     each = [s.rows(owner) for s in sights]
     found = descend_together(each, parameters[:, None], rates, steps, loss_of, (1.0, _LOW))
-    nothing = torch.ones(len(parameters), dtype=torch.float64)
-    loss = found.loss[:, 0]
-    return Refined(
-        found.eta[:, 0], loss, loss, nothing, torch.isfinite(loss), int(found.renders), each
-    )
+    eta, loss = found.eta[:, 0], found.loss[:, 0]
+    renders = int(found.renders) + len(eta)
+    return Refined(eta, loss, loss, torch.ones_like(loss), renders, each, linearize(each, eta))
 
 
 def distinct(poses: Float[Tensor, "k 4 4"], points: Float[Tensor, "p 3"], most: int) -> list[int]:
@@ -198,20 +193,15 @@ def distinct(poses: Float[Tensor, "k 4 4"], points: Float[Tensor, "p 3"], most: 
     return kept
 
 
-def _slope(sights, rows, owner, loss_of):
+def _slope(sights, rows, loss_of):
     """Mean over the views of loss and gradient."""
+    if loss_of is None:
+        model = normal_equations(sights, linearize(sights, rows))
+        return model.loss, model.gradient
     value, slope = torch.zeros(len(rows), dtype=torch.float64), torch.zeros_like(rows)
     for sight in sights:
-        if loss_of is None:
-            residual, jacobian = residuals(sight, rows, owner)
-            part = 0.5 * residual.square().sum(dim=1)
-            slope_part = (residual[:, None] @ jacobian)[:, 0]
-        else:
-            p = rows.detach().requires_grad_()
-            where = owner.to(sight.fixed.device)
-            weights = None if sight.weights is None else sight.weights[where]
-            part = loss_of(sight.fixed[where], sight.render(p), weights)
-            (slope_part,) = torch.autograd.grad(part.sum(), p)
-        value += part.detach().double().cpu() / len(sights)
-        slope += slope_part.double().cpu() / len(sights)
+        p = rows.detach().requires_grad_()
+        part = loss_of(sight.fixed, sight.render(p), sight.weights) / len(sights)
+        value += part.detach().double().cpu()
+        slope += torch.autograd.grad(part.sum(), p)[0]
     return value, slope
