@@ -273,15 +273,24 @@ class CArm:
         Raises:
             ConfigError: the factor does not divide height and width.
         """
-        if factor < 1 or self.height % factor or self.width % factor:
-            raise ConfigError(
-                f"factor is {factor} for a detector of {self.height} x {self.width} pixels; "
-                "expected a divisor of both"
-            )
-        return dataclasses.replace(
-            self, height=self.height // factor, width=self.width // factor,
-            delx=self.delx * factor, dely=self.dely * factor,
-        )  # fmt: skip
+        return join_pixels(self, factor)
+
+
+def join_pixels(geometry, factor: int):
+    """A geometry with factor x factor of its pixels joined into one; see `CArm.downsample`.
+
+    Args:
+        geometry: A dataclass with height, width, delx and dely.
+    """
+    if factor < 1 or geometry.height % factor or geometry.width % factor:
+        raise ConfigError(
+            f"factor is {factor} for a detector of {geometry.height} x {geometry.width} pixels; "
+            "expected a divisor of both"
+        )
+    return dataclasses.replace(
+        geometry, height=geometry.height // factor, width=geometry.width // factor,
+        delx=geometry.delx * factor, dely=geometry.dely * factor,
+    )  # fmt: skip
 
 
 def _double(value: Scalar, like: Tensor) -> Tensor:

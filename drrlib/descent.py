@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from drrlib.checks import check_image, check_starts
 from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
@@ -122,10 +123,13 @@ def descend(
             image that is constant or not finite.
     """
     began = time.perf_counter()
-    if start.ndim not in (1, 2) or start.shape[-1] != 6 or start.numel() == 0:
-        raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [n, 6], n >= 1")
-    start = start.detach().to("cpu", torch.float64).reshape(-1, 6)
-    fixed = _check_fixed(fixed, carm, len(start))
+    start = check_starts(start)
+    fixed, _ = check_image(fixed, carm)
+    if len(fixed) not in (1, len(start)):
+        raise ShapeError(
+            f"fixed has {len(fixed)} images for {len(start)} starts; expected one image for all, "
+            f"or [{len(start)}, 1, height, width], one for each start"
+        )
     for name, given, known in (
         ("schedule", schedule, ("cosine", "constant")),
         ("derivative", derivative, ("exact", "finite")),
@@ -249,24 +253,6 @@ def _get_method(optimizer: object) -> object:
     if isinstance(optimizer, str) and optimizer.lower() in GRADIENT_FREE:
         return GRADIENT_FREE[optimizer.lower()]()
     return optimizer if isinstance(optimizer, GradientFree) else get_optimizer(optimizer)
-
-
-def _check_fixed(fixed: Tensor, carm: Geometry, starts: int) -> Float[Tensor, "m 1 height width"]:
-    size = (carm.height, carm.width)
-    images = fixed.numel() // (carm.height * carm.width)
-    one_each = tuple(fixed.shape) == (starts, 1, *size)
-    if tuple(fixed.shape[-2:]) != size or (images != 1 and not one_each):
-        raise ShapeError(
-            f"fixed has shape {tuple(fixed.shape)}; the C-arm has a detector of {size} pixels: "
-            f"expected one image [height, width] of that size, or [{starts}, 1, height, width], "
-            "one for each start"
-        )
-    fixed = fixed.detach().double().reshape(-1, 1, *size)
-    if not bool(torch.isfinite(fixed).all()):
-        raise ConfigError("fixed has NaN or infinite pixels; mask or replace them first")
-    if bool((fixed.amax(dim=(1, 2, 3)) == fixed.amin(dim=(1, 2, 3))).any()):
-        raise ConfigError("fixed is constant; nothing can be registered to it")
-    return fixed
 
 
 def _check_levels(levels, carm: Geometry) -> list[tuple[int, int]]:

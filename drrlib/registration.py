@@ -14,19 +14,20 @@ The paper's own run, one start and one level (Alfiansyah et al. 2024), is the pr
 
 import math
 from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
+from drrlib.checks import check_image, check_starts
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.levenberg import Sight, covariance, linearize, normal_equations
 from drrlib.metrics import targets
 from drrlib.registration_judge import hold
-from drrlib.registration_levels import View, check_image
+from drrlib.registration_levels import View
 from drrlib.registration_pipeline import Registration
 from drrlib.registration_result import PRESETS, Preset, RegistrationResult
 from drrlib.volume import Volume
@@ -34,7 +35,8 @@ from drrlib.volume import Volume
 __all__ = ["PRESETS", "Preset", "Registration", "RegistrationResult", "View", "register"]
 
 PAPER = "paper"
-_PAPER_STEPS, _PAPER_LOSS = 250, 1e-6
+# The paper's run in the words of `descend`: one level, constant rates, its criterion of success.
+PAPER_RUN = MappingProxyType(dict(levels=((1, 250),), schedule="constant", threshold=1e-6))
 
 
 def register(
@@ -81,13 +83,11 @@ def register(
     Raises:
         ShapeError, ConfigError: what is wrong with which argument.
     """
-    if start.ndim not in (1, 2) or start.shape[-1] != 6 or start.numel() == 0:
-        raise ShapeError(f"start has shape {tuple(start.shape)}; expected [6] or [s, 6], s >= 1")
+    start = check_starts(start)[None]
     if fixed.ndim == 4 and len(fixed) != 1:
         raise ShapeError(
             f"fixed has shape {tuple(fixed.shape)}; expected one image: for many use Registration"
         )
-    start = start.detach().to("cpu", torch.float64).reshape(1, -1, 6)
     if preset == PAPER:
         if views or free or weights is not None:
             raise ConfigError('preset "paper" takes one whole image and fixed lengths')
@@ -103,12 +103,10 @@ def register(
 
 
 def _as_in_the_paper(fixed, volume, carm, start, loss, backend) -> RegistrationResult:
-    """One level, 250 steps of Adam, and the paper's own criterion of success."""
-    image, _ = check_image(fixed, carm, None)
-    found = descend(
-        image, volume, carm, start, loss=loss, levels=((1, _PAPER_STEPS),), schedule="constant",
-        threshold=_PAPER_LOSS, backend=backend, progress=False,
-    )  # fmt: skip
+    """One descent, and the paper's own criterion of success."""
+    image, _ = check_image(fixed, carm)
+    options = dict(loss=loss, backend=backend, progress=False)
+    found = descend(image, volume, carm, start, **options, **PAPER_RUN)
     drr = DRR(volume, carm, method="joseph", backend=backend)
     sight = Sight(
         drr, image.to(drr.grid.mu.device, drr.grid.dtype), None,
@@ -123,7 +121,7 @@ def _as_in_the_paper(fixed, volume, carm, start, loss, backend) -> RegistrationR
         pose=found.pose,
         carm=carm,
         loss=found.loss,
-        converged=found.loss < _PAPER_LOSS,
+        converged=found.loss < PAPER_RUN["threshold"],
         reason=found.reason[found.best],
         gap=math.nan,
         agreement=math.nan,

@@ -12,7 +12,6 @@ from torch.nn.functional import avg_pool2d, pad
 
 from drrlib.carm import CArm, Frame
 from drrlib.drr import DRR
-from drrlib.errors import ConfigError, ShapeError
 from drrlib.levenberg import Sight
 from drrlib.se3 import check_rigid
 from drrlib.volume import Volume
@@ -173,45 +172,3 @@ class Levels:
         fixed, weights = (pad(x, (0, right, 0, bottom)) for x in (fixed, weights))
         weight = avg_pool2d(weights, binning)
         return avg_pool2d(weights * fixed, binning) / weight.clamp_min(1e-12), weight
-
-
-def check_image(fixed: Tensor, carm: CArm, weights: Tensor | None, name: str = "fixed"):
-    """Images [t, 1, h, w] in float64 and their weights, or an error that says what is wrong.
-
-    Raises:
-        ShapeError: another size than the detector's.
-        ConfigError: not finite, constant, or weights that leave nothing.
-    """
-    size = (carm.height, carm.width)
-    if tuple(fixed.shape[-2:]) != size or fixed.ndim not in (2, 4) or fixed.shape[:-2].numel() < 1:
-        raise ShapeError(
-            f"{name} has shape {tuple(fixed.shape)}; the C-arm has a detector of {size} pixels: "
-            "expected [height, width] or [n, 1, height, width] of that size"
-        )
-    if fixed.ndim == 4 and fixed.shape[1] != 1:
-        raise ShapeError(f"{name} has {fixed.shape[1]} channels; expected [n, 1, height, width]")
-    fixed = fixed.detach().double().reshape(-1, 1, *size)
-    if weights is not None:
-        if tuple(weights.shape[-2:]) != size or weights.numel() not in (
-            fixed[0].numel(),
-            fixed.numel(),
-        ):
-            raise ShapeError(
-                f"weights of {name} have shape {tuple(weights.shape)}; expected {size}, or as fixed"
-            )
-        weights = weights.detach().to(fixed).reshape(-1, 1, *size).expand_as(fixed)
-        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-            raise ConfigError(f"weights of {name} are negative or not finite; expected >= 0")
-    seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)
-    kept = torch.isfinite(seen)
-    if weights is None and not bool(kept.all()):
-        raise ConfigError(
-            f"{name} has NaN or infinite pixels; give them weight 0, or replace them first"
-        )
-    if weights is not None and bool((weights > 0).logical_and(~kept).any()):
-        raise ConfigError(f"{name} has NaN or infinite pixels where its weight is not 0")
-    low = torch.where(kept, seen, torch.inf).amin(dim=(1, 2, 3))
-    high = torch.where(kept, seen, -torch.inf).amax(dim=(1, 2, 3))
-    if bool((low >= high).any()):
-        raise ConfigError(f"{name} is constant where its weight is not 0; nothing to register to")
-    return fixed, weights

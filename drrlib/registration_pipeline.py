@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.carm import CArm
+from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.levenberg import covariance, normal_equations
 from drrlib.losses import get_loss
 from drrlib.matching import spread, sweep
 from drrlib.metrics import mtre, targets
 from drrlib.registration_judge import beyond, hold, judge
-from drrlib.registration_levels import FREE, Levels, check_image
+from drrlib.registration_levels import FREE, Levels
 from drrlib.registration_result import PRESETS, Preset, RegistrationResult
 from drrlib.registration_stages import (
     APART,
@@ -100,8 +101,8 @@ class Registration:
         """
         began = time.perf_counter()
         weights = [None] * len(fixed) if weights is None else list(weights)
-        start = start.detach().to("cpu", torch.float64)
         fixed, weights = self._check(fixed, start, weights, search, free)
+        start = check_starts(start.flatten(0, 1)).reshape(start.shape)
         loss_of = None if loss == "zncc" else get_loss(loss)
         if loss_of is not None and free:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
@@ -263,8 +264,6 @@ class Registration:
                 f"start has shape {tuple(start.shape)} for images of shapes "
                 f"{[tuple(x.shape) for x in fixed]}; expected [t, s, 6] for t images"
             )
-        if not bool(torch.isfinite(start).all()):
-            raise ConfigError("start has NaN or infinite parameters; expected rad and mm")
         if len(search) != 2 or not all(0 < x < math.inf for x in search) or search[0] > math.pi:
             raise ConfigError(
                 f"search is {search}; expected (rotation in rad up to pi, translation in mm), > 0"

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm, Scalar
+from drrlib.carm import CArm, Scalar, join_pixels
 from drrlib.errors import ConfigError
 
 
@@ -157,15 +157,7 @@ class ScanProjection:
         Raises:
             ConfigError: the factor does not divide height and width.
         """
-        if factor < 1 or self.height % factor or self.width % factor:
-            raise ConfigError(
-                f"factor is {factor} for a picture of {self.height} x {self.width} pixels; "
-                "expected a divisor of both"
-            )
-        return dataclasses.replace(
-            self, height=self.height // factor, width=self.width // factor,
-            delx=self.delx * factor, dely=self.dely * factor,
-        )  # fmt: skip
+        return join_pixels(self, factor)
 
     @classmethod
     def from_dicom(

@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
+import pydicom
 import pytest
 import torch
 from torch import Tensor
@@ -102,3 +103,18 @@ def outside_band(actual: Tensor, expected: Tensor, band: float) -> float:
     difference = (actual.double() - expected.double()).abs()
     bad = ~(difference <= band * expected.double().abs().max())
     return float(bad.double().mean())
+
+
+def xray_header(**changes):
+    """An XA header; a changed keyword gets that value, or is left out for None."""
+    header = pydicom.Dataset()
+    header.Rows, header.Columns = 40, 50
+    header.DistanceSourceToDetector, header.DistanceSourceToPatient = 1100, 750
+    header.ImagerPixelSpacing = [0.4, 0.3]  # between rows, between columns
+    header.PositionerPrimaryAngle, header.PositionerSecondaryAngle = -30, 20
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(header, keyword)
+        else:
+            setattr(header, keyword, value)
+    return header

@@ -11,6 +11,7 @@ from pydicom.tag import Tag
 
 from drrlib.carm import CArm
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
+from helpers import xray_header
 
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
 # The paper's sphere: sdd = 2 rho, sod = rho.
@@ -198,26 +199,12 @@ def test_bad_matrices_are_refused():
         CArm.from_projection_matrix(skewed, 4, 4, 1.0, sod=1.0)
 
 
-def _header(**changes):
-    header = pydicom.Dataset()
-    header.Rows, header.Columns = 40, 50
-    header.DistanceSourceToDetector, header.DistanceSourceToPatient = 1100, 750
-    header.ImagerPixelSpacing = [0.4, 0.3]  # between rows, between columns
-    header.PositionerPrimaryAngle, header.PositionerSecondaryAngle = -30, 20
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(header, keyword)
-        else:
-            setattr(header, keyword, value)
-    return header
-
-
 def test_dicom_header_by_hand():
-    carm, eta = CArm.from_dicom(_header())
+    carm, eta = CArm.from_dicom(xray_header())
     assert carm == CArm(1100.0, 750.0, 40, 50, delx=0.3, dely=0.4)
     _close(eta, [math.radians(20), math.radians(-30), 0, 0, 0, 0])  # cranial 20, RAO 30
     device, none = CArm.from_dicom(
-        _header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
+        xray_header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
     )
     assert device.flipped and device.sod == 800.0 and none is None
 
@@ -232,7 +219,7 @@ def test_dicom_header_by_hand():
     ],
 )
 def test_dicom_header_without_a_length_is_refused(tag, value, keyword):
-    header = _header(**{tag: value})
+    header = xray_header(**{tag: value})
     header.PatientName = "SECRET"
     with pytest.raises(DicomError, match=f"{tag}.*pass {keyword}=") as caught:
         CArm.from_dicom(header)
@@ -257,7 +244,7 @@ def test_dicom_turn_and_flip():
     """Turned clockwise by 90 deg the head is on the right; then flipped, on the left."""
     head = CENTER + torch.tensor([0.0, 0.0, 10.0])
     for flip, column in (("NO", 1), ("YES", -1)):
-        header = _header(
+        header = xray_header(
             FieldOfViewRotation=90, FieldOfViewHorizontalFlip=flip,
             PositionerPrimaryAngle=0, PositionerSecondaryAngle=0,
         )  # fmt: skip
@@ -269,21 +256,23 @@ def test_dicom_turn_and_flip():
 
 def test_dicom_angles_of_a_frame():
     run = dict(NumberOfFrames=3, PositionerMotion="DYNAMIC")
-    mean = _header(**run, PositionerPrimaryAngleIncrement=2, PositionerSecondaryAngleIncrement=-1)
-    offsets = _header(
+    mean = xray_header(
+        **run, PositionerPrimaryAngleIncrement=2, PositionerSecondaryAngleIncrement=-1
+    )
+    offsets = xray_header(
         **run,
         PositionerPrimaryAngleIncrement=[0, 3, 5],
         PositionerSecondaryAngleIncrement=[0, -1, -4],
     )
     for header, frame, angles in (
         (mean, 0, (20, -30)), (mean, 2, (18, -26)), (offsets, 0, (20, -30)),
-        (offsets, 2, (16, -25)), (_header(NumberOfFrames=3), 2, (20, -30)),
+        (offsets, 2, (16, -25)), (xray_header(NumberOfFrames=3), 2, (20, -30)),
     ):  # fmt: skip
         _close(CArm.from_dicom(header, frame=frame)[1][:2].rad2deg(), list(angles))
     with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
         CArm.from_dicom(mean, frame=3)
     with pytest.raises(DicomError, match="lacks PositionerSecondaryAngleIncrement"):
-        CArm.from_dicom(_header(**run), frame=1)
+        CArm.from_dicom(xray_header(**run), frame=1)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +293,7 @@ def test_dicom_angles_of_a_frame():
 )
 def test_dicom_nonsense_is_named(tag, value):
     with pytest.raises(DicomError, match=tag) as caught:
-        CArm.from_dicom(_header(NumberOfFrames=3, **{tag: value}), frame=2)
+        CArm.from_dicom(xray_header(NumberOfFrames=3, **{tag: value}), frame=2)
     assert "SECRET" not in str(caught.value)
 
 
@@ -314,7 +303,7 @@ def test_dicom_nonsense_is_named(tag, value):
     "tag", ["PositionerPrimaryAngle", "DistanceSourceToDetector", "ImagerPixelSpacing"]
 )
 def test_dicom_bytes_that_are_no_number(tag, raw):
-    header, number = _header(), tag_for_keyword(tag)
+    header, number = xray_header(), tag_for_keyword(tag)
     element = RawDataElement(Tag(number), "DS", len(raw), raw, 0, False, True)
     header._dict[Tag(number)] = element
     with pytest.raises(DicomError, match=tag) as caught:
@@ -322,8 +311,8 @@ def test_dicom_bytes_that_are_no_number(tag, raw):
     assert "SECRET" not in str(caught.value)
 
 
-def test_a_path_is_not_a_header():
+def test_a_path_is_not_axray_header():
     with pytest.raises(ConfigError, match="dcmread"):
         CArm.from_dicom("image.dcm")
     with pytest.raises(GeometryError, match="between source and detector"):
-        CArm.from_dicom(_header(), sod=1200.0)
+        CArm.from_dicom(xray_header(), sod=1200.0)

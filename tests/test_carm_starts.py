@@ -8,23 +8,10 @@ import torch
 
 from drrlib.carm_dicom import start_from_dicom
 from drrlib.errors import ConfigError, DicomError
+from helpers import xray_header
 
 H = math.pi / 2
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
-
-
-def header(**changes):
-    data = pydicom.Dataset()
-    data.Rows, data.Columns = 40, 50
-    data.DistanceSourceToDetector, data.DistanceSourceToPatient = 1100, 750
-    data.ImagerPixelSpacing = [0.4, 0.3]
-    data.PositionerPrimaryAngle, data.PositionerSecondaryAngle = -30, 20
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(data, keyword)
-        else:
-            setattr(data, keyword, value)
-    return data
 
 
 def seen(start, point):
@@ -37,11 +24,11 @@ def seen(start, point):
 
 
 def test_angles_become_a_start():
-    carm, eta = start_from_dicom(header())
+    carm, eta = start_from_dicom(xray_header())
     expected = [math.radians(20), math.radians(-30), 0, 0, 0, 0]  # cranial 20, RAO 30
     assert torch.allclose(eta, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
     assert (carm.sdd, carm.sod, carm.delx, carm.flipped) == (1100.0, 750.0, 0.3, False)
-    _, eta = start_from_dicom(header(), theta=0.1, gamma=0.3, b=(1.0, 2.0, 3.0))
+    _, eta = start_from_dicom(xray_header(), theta=0.1, gamma=0.3, b=(1.0, 2.0, 3.0))
     assert torch.allclose(eta, torch.tensor([0.1, -math.pi / 6, 0.3, 1, 2, 3]).double(), atol=1e-7)
 
 
@@ -49,16 +36,16 @@ def test_angles_become_a_start():
     ("tag", "keyword"), [("PositionerSecondaryAngle", "theta"), ("PositionerPrimaryAngle", "phi")]
 )
 def test_a_missing_angle_is_named_with_its_keyword(tag, keyword):
-    without = header(**{tag: None})
+    without = xray_header(**{tag: None})
     without.PatientName = "SECRET"
     with pytest.raises(DicomError, match=f"lacks {tag}.*pass {keyword}=") as caught:
         start_from_dicom(without)
     assert "SECRET" not in str(caught.value)
     place = ("theta", "phi").index(keyword)
-    for replaced in (without, header(**{tag: [1, 2]})):
+    for replaced in (without, xray_header(**{tag: [1, 2]})):
         assert start_from_dicom(replaced, **{keyword: 0.25})[1][place] == 0.25
     with pytest.raises(DicomError, match=r"lacks DistanceSourceToPatient.*pass sod="):
-        start_from_dicom(header(DistanceSourceToPatient=None))
+        start_from_dicom(xray_header(DistanceSourceToPatient=None))
 
 
 # Which way the head (+z) and the left (+x) are in a frontal picture whose rows and columns point
@@ -79,7 +66,7 @@ FRONTAL = {
 @pytest.mark.parametrize("behind", [False, True])
 def test_patient_orientation_settles_turn_and_flip(letters, behind):
     """Whether the detector is in front of the patient or behind, the picture lies as stored."""
-    made = start_from_dicom(header(
+    made = start_from_dicom(xray_header(
         PatientOrientation=list(letters), PositionerPrimaryAngle=180 if behind else 0,
         PositionerSecondaryAngle=0, FieldOfViewRotation=90, PatientPosition="FFS",
     ))  # fmt: skip
@@ -97,25 +84,25 @@ def test_patient_orientation_settles_turn_and_flip(letters, behind):
 )
 def test_lateral_and_oblique_pictures_fit_as_they_are(primary, letters):
     angles = dict(PositionerPrimaryAngle=primary, PositionerSecondaryAngle=10)
-    carm, eta = start_from_dicom(header(PatientOrientation=letters, **angles))
+    carm, eta = start_from_dicom(xray_header(PatientOrientation=letters, **angles))
     assert not carm.flipped and eta[2] == 0
 
 
 def test_orientation_that_cannot_be_is_refused():
     lateral = dict(PositionerPrimaryAngle=90, PositionerSecondaryAngle=0)
-    impossible = header(PatientOrientation=["L", "F"], **lateral)
+    impossible = xray_header(PatientOrientation=["L", "F"], **lateral)
     with pytest.raises(DicomError, match=r"PatientOrientation does not fit the view.*theta="):
         start_from_dicom(impossible)
     carm, eta = start_from_dicom(impossible, gamma=0.0, flipped=True)
     assert carm.flipped and eta[2] == 0
     frontal = dict(PositionerPrimaryAngle=0, PositionerSecondaryAngle=0)
     with pytest.raises(DicomError, match="does not fit the view"):
-        start_from_dicom(header(PatientOrientation=["R", "F"], **frontal), flipped=False)
+        start_from_dicom(xray_header(PatientOrientation=["R", "F"], **frontal), flipped=False)
     for wrong in ("L", ["X", "SECRET"], ["L", "F", "A"]):
         with pytest.raises(DicomError, match=r"unusable PatientOrientation.*gamma=") as caught:
-            start_from_dicom(header(PatientOrientation=wrong))
+            start_from_dicom(xray_header(PatientOrientation=wrong))
         assert "SECRET" not in str(caught.value)
-    dog = header(PatientOrientation=["LE", "CD"], AnatomicalOrientationType="QUADRUPED")
+    dog = xray_header(PatientOrientation=["LE", "CD"], AnatomicalOrientationType="QUADRUPED")
     with pytest.raises(DicomError, match=r"AnatomicalOrientationType.*gamma="):
         start_from_dicom(dog)
 
@@ -123,44 +110,46 @@ def test_orientation_that_cannot_be_is_refused():
 @pytest.mark.parametrize("position", ["HFS", "HFP", "HFDL", ""])
 def test_head_first_positions_change_nothing(position):
     """The angles are with respect to the patient, PS3.3 C.8.7.5.1.2."""
-    assert torch.equal(start_from_dicom(header(PatientPosition=position))[1],
-                       start_from_dicom(header())[1])  # fmt: skip
+    assert torch.equal(start_from_dicom(xray_header(PatientPosition=position))[1],
+                       start_from_dicom(xray_header())[1])  # fmt: skip
 
 
 @pytest.mark.parametrize("position", ["FFS", "FFP", "LFS", "AFDR"])
 def test_other_positions_need_to_know_where_the_head_is(position):
-    lying = header(PatientPosition=position)
+    lying = xray_header(PatientPosition=position)
     with pytest.raises(DicomError, match=r"PatientPosition is not head first.*gamma=pi"):
         start_from_dicom(lying)
     assert start_from_dicom(lying, gamma=math.pi)[1][2] == math.pi
-    turned = header(PatientPosition=position, PatientOrientation=["R", "H"])
+    turned = xray_header(PatientPosition=position, PatientOrientation=["R", "H"])
     assert start_from_dicom(turned)[1][2] == pytest.approx(math.pi)
 
 
 def test_without_orientation_the_field_of_view_decides():
-    carm, eta = start_from_dicom(header(FieldOfViewRotation=90, FieldOfViewHorizontalFlip="YES"))
+    carm, eta = start_from_dicom(
+        xray_header(FieldOfViewRotation=90, FieldOfViewHorizontalFlip="YES")
+    )
     assert carm.flipped and eta[2] == pytest.approx(H)
 
 
 def test_a_table_that_moved_leaves_b_open():
     run = dict(NumberOfFrames=3, TableMotion="DYNAMIC")
     still = dict(TableVerticalIncrement=0, TableLateralIncrement=0)
-    moved = header(**run, **still, TableLongitudinalIncrement=[0, 0, 4])
+    moved = xray_header(**run, **still, TableLongitudinalIncrement=[0, 0, 4])
     for frame in (0, 1):
         assert not start_from_dicom(moved, frame=frame)[1][3:].any()
     with pytest.raises(DicomError, match=r"table moved before frame 2.*pass b="):
         start_from_dicom(moved, frame=2)
     assert start_from_dicom(moved, frame=2, b=[0, 0, 4])[1][5] == 4
     with pytest.raises(DicomError, match="table moved before frame 1"):
-        start_from_dicom(header(**run), frame=1)
+        start_from_dicom(xray_header(**run), frame=1)
 
 
 def test_bad_keywords_are_named():
     with pytest.raises(ConfigError, match="phi is"):
-        start_from_dicom(header(), phi=math.nan)
+        start_from_dicom(xray_header(), phi=math.nan)
     for b in ([1.0, 2.0], [1.0], [1.0, math.inf, 2.0]):
         with pytest.raises(ConfigError, match="three for b"):
-            start_from_dicom(header(), b=b)
+            start_from_dicom(xray_header(), b=b)
     with pytest.raises(ConfigError, match="dcmread"):
         start_from_dicom(3)
 

@@ -17,7 +17,7 @@ LAYERS = [
     ("readers", "scan_projection"),
     ("datasets",),
     ("drr",),
-    ("acquisition", "losses", "metrics", "regions"),
+    ("acquisition", "checks", "losses", "metrics", "regions"),
     ("evaluation",),
     ("optimizers", "landmarks"),
     ("levenberg", "matching", "descent", "graphs", "landscapes"),

@@ -8,10 +8,11 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from drrlib.carm import CArm
+from drrlib.checks import check_image
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.phantoms import skull
-from drrlib.registration_levels import Levels, View, check_image
+from drrlib.registration_levels import Levels, View
 from drrlib.se3 import inverse
 from drrlib.volume import Volume
 from helpers import worst
