@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from drrlib.registration_stages import (
     Candidates,
     Refined,
     distinct,
+    ranked,
     refine,
     refine_by_descent,
     search_coarsely,
@@ -36,6 +38,15 @@ _AGAIN = 4  # times the rotations, and twice the candidates, where the first att
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
 # Part of the pixels whose values are trusted; one pixel in so many is looked at.
 _TRUSTED, _EVERY = 0.9, 7
+
+
+class _Task(NamedTuple):
+    """What is asked of all images alike; see `register`."""
+
+    search: tuple[float, float]
+    free: tuple[str, ...]
+    loss_of: Callable | None  # None for 1 - ZNCC
+    seed: int
 
 
 class Registration:
@@ -106,21 +117,20 @@ class Registration:
         loss_of = None if loss == "zncc" else get_loss(loss)
         if loss_of is not None and free:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
-        plan, options = self.preset, (search, tuple(free), loss_of, seed)
-        found = self._attempt(plan, fixed, weights, start, None, options)
+        plan, task = self.preset, _Task(search, tuple(free), loss_of, seed)
+        found = self._attempt(plan, fixed, weights, start, None, task)
         for attempt in range(1, plan.attempts):
             doubtful = [t for t, result in enumerate(found) if not result.converged]
             if not doubtful:
                 break
             more = replace(plan, rotations=plan.rotations * _AGAIN**attempt, kept=2 * plan.kept)
-            options = (search, tuple(free), loss_of, seed + attempt)
             again = self._attempt(
                 more,
                 [x[doubtful] for x in fixed],
                 [None if w is None else w[doubtful] for w in weights],
                 start[doubtful],
                 torch.stack([found[t].eta for t in doubtful]),
-                options,
+                task._replace(seed=seed + attempt),
             )
             for t, result in zip(doubtful, again, strict=True):
                 total = result.renders + found[t].renders
@@ -128,97 +138,100 @@ class Registration:
         share = (time.perf_counter() - began) / max(len(start), 1)
         return [replace(result, seconds=share) for result in found]
 
-    def _attempt(self, plan, fixed, weights, start, known, options) -> list[RegistrationResult]:
+    def _attempt(self, plan, fixed, weights, start, known, task) -> list[RegistrationResult]:
         """One search through all levels; `known` poses [t, 6] join the coarse candidates."""
-        search, free, loss_of, seed = options
         levels, everyone = self.levels, torch.arange(len(start))
         # A second attempt does not trust the brightest pixels, which metal may be.
         tamed = fixed if known is None else [_tamed(*x) for x in zip(fixed, weights, strict=True)]
         sights = levels.sights(0, tamed, weights)
-        swept = self._sweep(plan, sights, start, search, seed)
+        swept = self._sweep(plan, sights, start, task)
         eta = swept.eta if known is None else torch.cat([known[:, None], swept.eta], dim=1)
-        coarse = search_coarsely(sights, eta, plan.rates, plan.steps, loss_of)
+        coarse = search_coarsely(sights, eta, plan.rates, plan.steps, task.loss_of)
         renders = (swept.renders + coarse.renders) * levels.share(0)
         path = [("sweep", swept.eta[:, 0], swept.loss[:, 0])]
         path.append(("coarse", coarse.eta[:, 0], coarse.loss[:, 0]))
 
-        def fine(level, rows, owner, rounds):
-            last = level == levels.last
-            freed = free if last else ()
-            sights = levels.sights(level, fixed, weights, freed)
-            rows = self._with_lengths(rows, freed)
-            if loss_of is None:
-                still = _TIGHT if last else _LOOSE
-                done = refine(sights, rows, owner, rounds, still, plan.degree)
-            else:
-                rates = tuple(_FINE * r / 2**level for r in plan.rates)
-                done = refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), loss_of)
-            return done, done.renders * levels.share(level)
-
         second = min(1, levels.last)
         rows, owner = self._places(coarse, plan.refined)
-        several, cost = fine(second, rows, owner, plan.rounds)
-        ranked = [_ranked(several.misfit, owner, t) for t in range(len(start))]
-        one = several.rows(torch.stack([rank[0] for rank in ranked]))
-        for level in range(second, levels.last + 1):
-            if level > second:
-                renders += cost
-                one, cost = fine(level, one.parameters, everyone, plan.fine_rounds)
+        several = self._fine(second, fixed, weights, rows, owner, plan.rounds, task)
+        order = [_in_order(several.misfit, owner, t) for t in range(len(start))]
+        one = several.rows(torch.stack([places[0] for places in order]))
+        renders += several.renders * levels.share(second)
+        path.append((f"level {second}", one.parameters[:, :6], one.loss))
+        for level in range(second + 1, levels.last + 1):
+            rows, rounds = one.parameters, plan.fine_rounds
+            one = self._fine(level, fixed, weights, rows, everyone, rounds, task)
+            renders += one.renders * levels.share(level)
             path.append((f"level {level}", one.parameters[:, :6], one.loss))
-        renders += cost
+
         model = normal_equations(one.sights, one.linear)
         spreads = covariance(one.sights, one.linear)
-        results = []
-        for t, rank in enumerate(ranked):
-            p = one.parameters[t]
-            gap, agreement = self._rivals(several, rank, coarse.eta[t])
-            held = hold(
-                self.carm, self.volume.center, self._points, p, model.curvature[t], spreads[t]
+        return [
+            self._result(
+                start[t], coarse.eta[t], several.rows(order[t]), one.parameters[t],
+                float(one.loss[t]), float(one.kept[t]), model.curvature[t], spreads[t],
+                tuple((name, x[t], float(y[t])) for name, x, y in path),
+                float(renders) / len(start), task,
             )
-            pose = self._pose(p[:6])
-            outside = beyond(self._pose(start[t]), pose, p[3:6] - start[t, :, 3:], search)
-            loss, kept = float(one.loss[t]), float(one.kept[t])
-            converged, reason = judge(loss, kept, gap, held.target_sd, outside)
-            lengths = {name: float(x) for name, x in levels.lengths(free, p[6:]).items()}
-            results.append(
-                RegistrationResult(
-                    eta=p[:6],
-                    pose=pose,
-                    carm=replace(self.carm, **lengths),
-                    loss=loss,
-                    converged=converged,
-                    reason=reason,
-                    gap=gap,
-                    agreement=agreement,
-                    kept=kept,
-                    condition=held.condition,
-                    covariance=spreads[t],
-                    target_sd=held.target_sd,
-                    places=several.parameters[rank, :6],
-                    misfits=several.misfit[rank],
-                    path=tuple((name, x[t], float(y[t])) for name, x, y in path),
-                    attempts=1,
-                    renders=float(renders) / len(start),
-                    seconds=0.0,
-                )
-            )
-        return results
+            for t in range(len(start))
+        ]  # fmt: skip
 
-    def _sweep(self, plan, sights, start, search, seed) -> Candidates:
+    def _fine(self, level, fixed, weights, rows, owner, rounds, task) -> Refined:
+        """Rows of parameters, refined at a level."""
+        last, plan = level == self.levels.last, self.preset
+        freed = task.free if last else ()
+        sights = self.levels.sights(level, fixed, weights, freed)
+        rows = self._with_lengths(rows, freed)
+        if task.loss_of is None:
+            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, plan.degree)
+        rates = tuple(_FINE * rate / 2**level for rate in plan.rates)
+        return refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), task.loss_of)
+
+    def _result(
+        self, start, coarse, places, p, loss, kept, curvature, spread_, path, renders, task
+    ) -> RegistrationResult:
+        """One image's: its parameters `p`, and its places at the second level, best first."""
+        pose = self._pose(p[:6])
+        gap, agreement = self._rivals(places, coarse)
+        held = hold(self.carm, self.volume.center, self._points, p, curvature, spread_)
+        shift = p[3:6] - start[:, 3:]
+        outside = beyond(self._pose(start), pose, shift, task.search)
+        converged, reason = judge(loss, kept, gap, held.target_sd, outside)
+        lengths = {name: float(x) for name, x in self.levels.lengths(task.free, p[6:]).items()}
+        return RegistrationResult(
+            eta=p[:6],
+            pose=pose,
+            carm=replace(self.carm, **lengths),
+            loss=loss,
+            converged=converged,
+            reason=reason,
+            gap=gap,
+            agreement=agreement,
+            kept=kept,
+            condition=held.condition,
+            covariance=spread_,
+            target_sd=held.target_sd,
+            places=places.parameters[:, :6],
+            misfits=places.misfit,
+            path=path,
+            attempts=1,
+            renders=renders,
+            seconds=0.0,
+        )
+
+    def _sweep(self, plan, sights, start, task) -> Candidates:
         """The best of the poses tried around every start."""
-        first = sights[0]
+        first, (turn, shift) = sights[0], task.search
         tries = [
             sweep(
                 first.drr, first.fixed, first.weights, start[:, s],
-                spread(plan.rotations, search[0], search[1], seed + s), search[1],
+                spread(plan.rotations, turn, shift, task.seed + s), shift,
             )
             for s in range(start.shape[1])
         ]  # fmt: skip
         loss = 1 - torch.cat([x.zncc for x in tries], dim=1)
-        order = loss.argsort(dim=1)[:, : plan.kept]
-        eta = torch.cat([x.eta for x in tries], dim=1)
-        eta = eta.gather(1, order[..., None].expand(-1, -1, 6))
-        return Candidates(eta, loss.gather(1, order), sum(x.renders for x in tries))
+        best = ranked(torch.cat([x.eta for x in tries], dim=1), loss, sum(x.renders for x in tries))
+        return Candidates(best.eta[:, : plan.kept], best.loss[:, : plan.kept], best.renders)
 
     def _places(self, coarse: Candidates, most: int) -> tuple[Tensor, Tensor]:
         """Candidates that ended in different places, as rows, and whose they are."""
@@ -229,13 +242,12 @@ class Registration:
             owner += [t] * len(chosen)
         return torch.cat(rows), torch.tensor(owner)
 
-    def _rivals(self, several: Refined, rank: Tensor, coarse: Tensor) -> tuple[float, float]:
+    def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
         """Misfit of the second place over the best's, and the part of candidates at the best."""
-        poses = self._pose(several.parameters[rank, :6])
-        misfit = several.misfit[rank]
-        others = misfit[mtre(poses, poses[:1], self._points) > APART / 2]
+        poses = self._pose(places.parameters[:, :6])
+        others = places.misfit[mtre(poses, poses[:1], self._points) > APART / 2]
         others = others.nan_to_num(nan=math.inf)
-        gap = float(others.min() / misfit[0]) if len(others) else math.inf
+        gap = float(others.min() / places.misfit[0]) if len(others) else math.inf
         near = mtre(self._pose(coarse), poses[:1], self._points) < APART
         return gap, float(near.double().mean())
 
@@ -287,6 +299,6 @@ def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:
     return fixed.minimum(most[:, None, None, None])
 
 
-def _ranked(misfit: Tensor, owner: Tensor, t: int) -> Tensor:
+def _in_order(misfit: Tensor, owner: Tensor, t: int) -> Tensor:
     rows = torch.nonzero(owner == t).flatten()
     return rows[misfit[rows].nan_to_num(nan=math.inf).argsort()]

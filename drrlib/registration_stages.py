@@ -96,7 +96,7 @@ def search_coarsely(
     else:
         done = descend_together(each, rows[:, None], rates, second, loss_of, (0.5, _LOW))
         rows, value = done.eta[:, 0], done.loss[:, 0]
-    return _sorted(rows.reshape(count, k, 6), value.reshape(count, k), renders + done.renders)
+    return ranked(rows.reshape(count, k, 6), value.reshape(count, k), renders + done.renders)
 
 
 def descend_together(
@@ -121,10 +121,11 @@ def descend_together(
         where[better] = rows[better]
         rate = fall[0] + (fall[1] - fall[0]) * step / max(steps - 1, 1)
         rows, state = optimizer.step(rows, slope, state, rate)
-    return _sorted(where.reshape(count, k, 6), best.reshape(count, k), steps * len(rows))
+    return ranked(where.reshape(count, k, 6), best.reshape(count, k), steps * len(rows))
 
 
-def _sorted(eta: Tensor, loss: Tensor, renders: float) -> Candidates:
+def ranked(eta: Float[Tensor, "t k 6"], loss: Float[Tensor, "t k"], renders: float) -> Candidates:
+    """The best of each image first; NaN counts as worst."""
     order = loss.nan_to_num(nan=math.inf).argsort(dim=1)
     eta = eta.gather(1, order[..., None].expand(-1, -1, 6))
     return Candidates(eta, loss.gather(1, order), renders)

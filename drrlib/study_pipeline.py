@@ -12,14 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.acquisition import two_materials
-from drrlib.descent import descend
+from drrlib.descent import DescentResult, descend
 from drrlib.errors import ConfigError
-from drrlib.metrics import mrpd, mtre, pose_errors, targets
 from drrlib.optimizers_gradient_free import CmaEs
-from drrlib.registration import PRESETS, Registration
+from drrlib.registration import PAPER_RUN, PRESETS, Registration
 from drrlib.registration_levels import Levels
-from drrlib.registration_stages import Candidates, descend_together, refine
-from drrlib.study_registration import Protocol, columns_of
+from drrlib.registration_stages import Candidates, descend_together, ranked, refine
+from drrlib.study_registration import Protocol, pose_columns
 from drrlib.study_similarity import acquire
 
 _STARTS, _REFINED = 24, 4  # of the ablation's many starts
@@ -28,7 +27,6 @@ _RATES = (0.05, 8.0)
 # CMA-ES: sigma of its first generation, and renders at (half the detector, the detector).
 _SIGMA = (0.3, 25.0)
 _BUDGET = ((2, 800), (1, 60))
-_PAPER = dict(levels=((1, 250),), schedule="constant", progress=False)
 
 
 def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -67,44 +65,30 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         fixed = drr(true_pose).detach()
     search = (protocol.start_rotation * torch.pi / 180, protocol.start_translation)
     final, found = METHODS[config["method"]](fixed, drr, start, search)
-    pose, points = drr.pose(final), targets(drr.volume)
-    errors = pose_errors(pose, true_pose, drr.volume.center)
-    table = dict(
-        trial=list(indices),
-        view=turn,
-        mtre_mm=mtre(pose, true_pose, points).numpy(),
-        mrpd_mm=mrpd(pose, true_pose, points).numpy(),
-        rotation_deg=torch.rad2deg(errors.rotation).numpy(),
-        rotation_in_plane_deg=torch.rad2deg(errors.rotation_in_plane).numpy(),
-        rotation_out_of_plane_deg=torch.rad2deg(errors.rotation_out_of_plane).numpy(),
-        in_plane_mm=errors.in_plane.numpy(),
-        depth_mm=errors.depth.numpy(),
-        start_mtre_mm=mtre(drr.pose(start), true_pose, points).numpy(),
-        **found,
-    )
-    for name, eta in (("true", true_eta), ("start", start), ("final", final)):
-        table |= columns_of(eta, name)
-    return pd.DataFrame(table)
+    columns = pose_columns(drr, true_eta, start, final)
+    return pd.DataFrame(dict(trial=list(indices), view=turn, **columns, **found))
 
 
 def _one_start(fixed, drr, start, search):
-    return _of_descent(descend(fixed, drr.volume, drr.carm, start, **_PAPER))
-
-
-def _cma_es(fixed, drr, start, search):
-    rule = CmaEs(step_rotation=_SIGMA[0], step_translation=_SIGMA[1])
-    options = dict(optimizer=rule, levels=_BUDGET, method="joseph", progress=False)
-    return _of_descent(descend(fixed, drr.volume, drr.carm, start, **options))
+    found = descend(fixed, drr.volume, drr.carm, start, progress=False, **PAPER_RUN)
+    return found.final_eta, _plain(found.final_loss, _renders(found) / len(fixed))
 
 
 def _many_starts(fixed, drr, start, search):
     starts = _around(start, search)
     rows = torch.arange(len(fixed)).repeat_interleave(_STARTS)
-    found = descend(fixed[rows], drr.volume, drr.carm, starts.flatten(0, 1), **_PAPER)
-    loss = found.final_loss.reshape(-1, _STARTS).nan_to_num(nan=torch.inf)
-    best = loss.argmin(dim=1) + _STARTS * torch.arange(len(fixed))
-    renders = float(sum(found.renders.values())) / len(fixed)
-    return found.final_eta[best], _plain(found.final_loss[best], renders)
+    found = descend(
+        fixed[rows], drr.volume, drr.carm, starts.flatten(0, 1), progress=False, **PAPER_RUN
+    )
+    best = ranked(found.final_eta.reshape(starts.shape), found.final_loss.reshape(-1, _STARTS), 0)
+    return best.eta[:, 0], _plain(best.loss[:, 0], _renders(found) / len(fixed))
+
+
+def _cma_es(fixed, drr, start, search):
+    rule = CmaEs(step_rotation=_SIGMA[0], step_translation=_SIGMA[1])
+    options = dict(optimizer=rule, levels=_BUDGET, method="joseph", progress=False)
+    found = descend(fixed, drr.volume, drr.carm, start, **options)
+    return found.final_eta, _plain(found.final_loss, _renders(found) / len(fixed))
 
 
 def _levels(fixed, drr, start, search, finish=None):
@@ -130,10 +114,8 @@ def _levels_lm(fixed, drr, start, search):
     def finish(sights, eta):
         owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
         done = refine(sights, eta.flatten(0, 1), owner, _LM, (1e-5,) * 3 + (2e-3,) * 3, 1)
-        loss = done.loss.reshape(eta.shape[:2]).nan_to_num(nan=torch.inf)
-        order = loss.argsort(dim=1)
-        rows = done.parameters.reshape(eta.shape).gather(1, order[..., None].expand(-1, -1, 6))
-        return Candidates(rows, loss.gather(1, order), done.renders)
+        loss = done.loss.reshape(eta.shape[:2])
+        return ranked(done.parameters.reshape(eta.shape), loss, done.renders)
 
     return _levels(fixed, drr, start, search, finish)
 
@@ -171,9 +153,9 @@ def _around(start: Float[Tensor, "t 6"], search) -> Float[Tensor, "t s 6"]:
     return start[:, None] + moves
 
 
-def _of_descent(found) -> tuple[Tensor, dict]:
-    renders = sum(count / binning**2 for binning, count in found.renders.items())
-    return found.final_eta, _plain(found.final_loss, renders / len(found.final_eta))
+def _renders(found: DescentResult) -> float:
+    """Of all starts together, in pixels of the full detector."""
+    return sum(count / binning**2 for binning, count in found.renders.items())
 
 
 def _plain(loss: Tensor, renders: float) -> dict:

@@ -213,25 +213,14 @@ def run_trials(
         method=protocol.method, backend=protocol.backend, progress=False,
     )  # fmt: skip
     found = drr.pose(result.final_eta)
-    center, points = drr.volume.center, targets(drr.volume)
-    errors = pose_errors(found, true_pose, center)
     table = dict(
         trial=list(indices),
         loss=result.final_loss,
         zncc=zncc(fixed, drr(found).detach()).double().cpu(),
-        mtre_mm=mtre(found, true_pose, points),
-        mrpd_mm=mrpd(found, true_pose, points),
-        rotation_deg=torch.rad2deg(errors.rotation),
-        rotation_in_plane_deg=torch.rad2deg(errors.rotation_in_plane),
-        rotation_out_of_plane_deg=torch.rad2deg(errors.rotation_out_of_plane),
-        in_plane_mm=errors.in_plane,
-        depth_mm=errors.depth,
-        start_mtre_mm=mtre(drr.pose(start), true_pose, points),
+        **pose_columns(drr, true_eta, start, result.final_eta),
         **_steps(result, protocol),
         reason=list(result.reason),
     )
-    for name, eta in (("true", true_eta), ("start", start), ("final", result.final_eta)):
-        table |= columns_of(eta, name)
     if protocol.trace:
         kept = range(0, len(result.trace_loss), protocol.trace)
         table |= {f"loss_{k}": result.trace_loss[k].float() for k in kept}
@@ -241,9 +230,29 @@ def run_trials(
     return pd.DataFrame({k: v.numpy() if torch.is_tensor(v) else v for k, v in table.items()})
 
 
-def columns_of(eta: Float[Tensor, "n 6"], which: str) -> dict[str, np.ndarray]:
-    """Columns of a record for pose parameters [rad, mm]; the inverse of `eta_of`."""
-    return {f"{which}_{k}": v.numpy() for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
+def pose_columns(
+    drr: DRR,
+    true: Float[Tensor, "n 6"],
+    start: Float[Tensor, "n 6"],
+    final: Float[Tensor, "n 6"],
+) -> dict[str, np.ndarray]:
+    """Columns of a record for poses [rad, mm]: mtre_mm, mrpd_mm and the parts of the error at the
+    end, start_mtre_mm, and true_*, start_*, final_* for the six parameters."""
+    true_pose, found, points = drr.pose(true), drr.pose(final), targets(drr.volume)
+    errors = pose_errors(found, true_pose, drr.volume.center)
+    table = dict(
+        mtre_mm=mtre(found, true_pose, points),
+        mrpd_mm=mrpd(found, true_pose, points),
+        rotation_deg=torch.rad2deg(errors.rotation),
+        rotation_in_plane_deg=torch.rad2deg(errors.rotation_in_plane),
+        rotation_out_of_plane_deg=torch.rad2deg(errors.rotation_out_of_plane),
+        in_plane_mm=errors.in_plane,
+        depth_mm=errors.depth,
+        start_mtre_mm=mtre(drr.pose(start), true_pose, points),
+    )
+    for which, eta in (("true", true), ("start", start), ("final", final)):
+        table |= {f"{which}_{k}": v for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
+    return {name: values.numpy() for name, values in table.items()}
 
 
 def eta_of(trials: pd.DataFrame, which: str) -> Float[Tensor, "n 6"]:
