@@ -76,7 +76,7 @@ def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
         for criterion, met in ((c, CRITERIA[c]) for c in known):
             hits, count = int(met(group).sum()), len(group)
             row = dict(key, criterion=criterion, successes=hits, trials=count)
-            rows.append(row | _rate(hits, count))
+            rows.append(row | rate_columns(hits, count))
     return pd.DataFrame(rows)
 
 
@@ -155,7 +155,7 @@ def error_table(
     for key, group in _groups(trials, by):
         met = CRITERIA[FOUND](group)
         hits, count, error = int(met.sum()), len(group), group["mtre_mm"]
-        row = dict(key, trials=count, successes=hits) | _rate(hits, count)
+        row = dict(key, trials=count, successes=hits) | rate_columns(hits, count)
         for name, values in (("mtre", error), ("success_mtre", error[met])):
             row[f"{name}_median_mm"] = _quantile(values, 0.5)
             row[f"{name}_p95_mm"] = _quantile(values, 0.95)
@@ -194,12 +194,19 @@ def converged_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFram
         true, false, missed = (int(x.sum()) for x in (said & met, said & ~met, ~said & met))
         row = dict(key, trials=len(group), true_positives=true, false_positives=false)
         row |= dict(false_negatives=missed, true_negatives=len(group) - true - false - missed)
-        rate = _rate(true, true + missed)
+        rate = rate_columns(true, true + missed)
         row |= {"sensitivity_percent": rate.pop("rate_percent"), **rate}
         names = ("false_per_1000", "false_low_per_1000", "false_high_per_1000")
-        wrong = _rate(false, len(group)).values()
+        wrong = rate_columns(false, len(group)).values()
         rows.append(row | {k: 10 * v for k, v in zip(names, wrong, strict=True)})
     return pd.DataFrame(rows)
+
+
+def rate_columns(hits: int, count: int) -> dict[str, float]:
+    """rate_percent with Wilson's 95 % interval low_percent to high_percent; NaN of nothing."""
+    low, high = wilson_interval(hits, count) if count else (np.nan, np.nan)
+    rate = 100 * hits / count if count else np.nan
+    return dict(rate_percent=rate, low_percent=100 * low, high_percent=100 * high)
 
 
 def _groups(
@@ -224,12 +231,6 @@ def _bins(starts: pd.Series, edges: Sequence[float]) -> pd.Series:
             f"they reach from {starts.min():g} to {starts.max():g}: widen the edges"
         )
     return where
-
-
-def _rate(hits: int, count: int) -> dict[str, float]:
-    low, high = wilson_interval(hits, count) if count else (np.nan, np.nan)
-    rate = 100 * hits / count if count else np.nan
-    return dict(rate_percent=rate, low_percent=100 * low, high_percent=100 * high)
 
 
 def _quantile(values: pd.Series, q: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drrlib.carm import CArm
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.se3 import check_rigid, inverse, so3_exp, transform_points
+from drrlib.se3 import check_rigid, inverse, rigid, so3_exp, transform_points
 
 # Spread of points across their line or plane, as a part of the longest, below which they count as
 # collinear or coplanar. Picked points lie off their plane by about 1 mm in 100 at best.
@@ -84,7 +84,7 @@ def arun(
     spread = (share * centered[0]).mT @ centered[1]
     rotation = _nearest_rotation(spread.mT)
     shift = means[1] - means[0] @ rotation.mT
-    return _rigid(rotation, shift[..., 0, :])
+    return rigid(rotation, shift[..., 0, :])
 
 
 class Picked(NamedTuple):
@@ -243,7 +243,7 @@ def _direct(
     middle = points.mean(dim=0, keepdim=True)
     place = _with_one((_with_one(middle) @ affine.mT)[:, :2])[0] / scale
     far = _nearest_rotation(projective[:, :3])
-    return [_rigid(far, _shift(points @ far.mT, seen)), _rigid(near, place - near @ middle[0])]
+    return [rigid(far, _shift(points @ far.mT, seen)), rigid(near, place - near @ middle[0])]
 
 
 def _shift(turned: Float[Tensor, "n 3"], seen: Float[Tensor, "n 2"]) -> Float[Tensor, "3"]:
@@ -285,7 +285,7 @@ def _refined(
 
     def moved(x: Tensor) -> Tensor:
         turned = so3_exp(x[:, :3] / size) @ rotation
-        return _rigid(turned, seat + x[:, 3:] - turned @ middle)
+        return rigid(turned, seat + x[:, 3:] - turned @ middle)
 
     def residual(x: Tensor) -> Tensor:
         off = carm.project(points, inverse(moved(x))) - pixels
@@ -324,12 +324,6 @@ def _start_pose(carm: CArm, start: Tensor, center: Tensor | None) -> Float[Tenso
 
 def _spacing(carm: CArm) -> Float[Tensor, "2"]:
     return torch.tensor([float(carm.delx), float(carm.dely)], dtype=torch.float64)
-
-
-def _rigid(rotation: Tensor, shift: Tensor) -> Float[Tensor, "*b 4 4"]:
-    top = torch.cat([rotation, shift[..., None]], dim=-1)
-    last = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-    return torch.cat([top, last], dim=-2)
 
 
 def _check_finite(**tensors: Tensor) -> None:

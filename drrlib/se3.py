@@ -41,7 +41,7 @@ def exp(xi: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
     _, b, c = _coefficients(omega)
     hat = _hat(omega)
     left = torch.eye(3).to(xi) + b * hat + c * (hat @ hat)
-    return _assemble(so3_exp(omega), (left @ v[..., None])[..., 0])
+    return rigid(so3_exp(omega), (left @ v[..., None])[..., 0])
 
 
 def log(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 6"]:
@@ -54,10 +54,19 @@ def log(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 6"]:
     return torch.cat([omega, v], dim=-1)
 
 
+def rigid(
+    rotation: Float[Tensor, "*b 3 3"], shift: Float[Tensor, "*b 3"]
+) -> Float[Tensor, "*b 4 4"]:
+    """Transform that turns and then shifts [mm]. Gradients: both."""
+    top = torch.cat([rotation, shift[..., None]], dim=-1)
+    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
+    return torch.cat([top, bottom], dim=-2)
+
+
 def inverse(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
     """Inverse of a rigid transform."""
     back = transform[..., :3, :3].mT
-    return _assemble(back, -(back @ transform[..., :3, 3:])[..., 0])
+    return rigid(back, -(back @ transform[..., :3, 3:])[..., 0])
 
 
 def transform_points(
@@ -150,9 +159,3 @@ def _quaternion(rotation: Tensor) -> tuple[Tensor, Tensor]:
     negative: Bool[Tensor, "*b 1"] = q[..., :1] < 0
     q = torch.where(negative, -q, q)
     return q[..., 0], q[..., 1:]
-
-
-def _assemble(rotation: Tensor, shift: Tensor) -> Tensor:
-    top = torch.cat([rotation, shift[..., None]], dim=-1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-    return torch.cat([top, bottom], dim=-2)

@@ -22,16 +22,18 @@ from drrlib import datasets, phantoms
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
+from drrlib.evaluation import rate_columns
 from drrlib.landscapes import losses_at
-from drrlib.metrics import pose_errors, wilson_interval
+from drrlib.metrics import pose_errors
 from drrlib.optimizers import Adam
+from drrlib.registration_stages import ranked
 from drrlib.scan_projection import ScanProjection
 from drrlib.study import trial_generator
+from drrlib.study_registration import ETA_COLUMNS, to_degrees, to_radians
 from drrlib.volume import Volume
 
 REAL = ("plastic_skull_1mm", "plastic_skull_5mm")
 SIMULATED = "skull"
-PARAMETERS = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
 # Rows and columns of the picture that hold the skull and lie inside the CT, whose slices end at
 # the upper jaw: below them a DRR has nothing. Right of it is the head rest.
 WINDOW = (88, 132, 136, 208)  # top, left, height, width
@@ -115,7 +117,7 @@ class LocalizerProtocol:
         dice = trial_generator(self.seed, index)
         unit = 2 * torch.rand(self.starts + 1, 6, generator=dice, dtype=torch.float64) - 1
         reach = [self.start_rotation] * 3 + [self.start_translation] * 3
-        moved = unit * _radians(torch.tensor(reach, dtype=torch.float64))
+        moved = unit * to_radians(torch.tensor(reach, dtype=torch.float64))
         around = self.spread * moved[1:]
         around[0] = 0
         return moved[0] + around
@@ -173,9 +175,7 @@ def load_localizer(subject: str) -> Localizer:
 @functools.lru_cache(maxsize=4)
 def averaged(subject: str, voxel: float) -> Volume:
     """A subject's volume averaged to about `voxel` mm; all of them have one centre."""
-    volume = _finest(subject)
-    factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
-    return volume.coarsen(tuple(factors)).crop_to_support()
+    return _finest(subject).coarsen_to(voxel).crop_to_support()
 
 
 @functools.lru_cache(maxsize=1)
@@ -203,11 +203,10 @@ def search(
             optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
             levels=((1, steps),), method=protocol.method, backend=protocol.backend, progress=False,
         )  # fmt: skip
-        losses = torch.nan_to_num(result.final_loss, nan=torch.inf).reshape(start.shape[:2])
-        order = losses.argsort(dim=1)[:, :kept]
         ends = result.final_eta.reshape(start.shape)
-        start = ends.gather(1, order[..., None].expand(-1, -1, 6))
-    return start[:, 0], losses.amin(dim=1)
+        best = ranked(ends, result.final_loss.reshape(start.shape[:2]), 0)
+        start = best.eta[:, :kept]
+    return start[:, 0], best.loss[:, 0]
 
 
 def localizer_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -232,8 +231,8 @@ def localizer_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         table[f"{before}rotation_deg"] = torch.rad2deg(errors.rotation).numpy()
         table[f"{before}in_plane_mm"] = errors.in_plane.numpy()
         table[f"{before}depth_mm"] = errors.depth.numpy()
-    off = _degrees(found - scan.eta)
-    table |= {f"off_{name}": off[:, k].numpy() for k, name in enumerate(PARAMETERS)}
+    off = to_degrees(found - scan.eta)
+    table |= {f"off_{name}": off[:, k].numpy() for k, name in enumerate(ETA_COLUMNS)}
     return pd.DataFrame(table)
 
 
@@ -245,11 +244,8 @@ def summarise(trials: pd.DataFrame, rotation: float = 1.0, in_plane: float = 1.0
         rotation, in_plane: Limits of a success [deg, mm]; depth is reported, not judged.
     """
     good = (trials["rotation_deg"] < rotation) & (trials["in_plane_mm"] < in_plane)
-    low, high = wilson_interval(int(good.sum()), len(trials))
-    row = dict(
-        trials=len(trials), successes=int(good.sum()), rate_percent=100 * float(good.mean()),
-        low_percent=100 * low, high_percent=100 * high,
-    )  # fmt: skip
+    hits = int(good.sum())
+    row = dict(trials=len(trials), successes=hits) | rate_columns(hits, len(trials))
     for name in ("rotation_deg", "in_plane_mm", "depth_mm"):
         row[f"median_{name}"] = trials.loc[good, name].median()
         row[f"largest_{name}"] = trials.loc[good, name].max()
@@ -277,7 +273,7 @@ def loss_profiles(
     image, geometry = scan.binned(binning)
     drr = DRR(averaged(subject, voxel), geometry, method=method)
     rows = []
-    for k, name in enumerate(PARAMETERS):
+    for k, name in enumerate(ETA_COLUMNS):
         reach = rotation if k < 3 else translation
         offset = torch.linspace(-reach, reach, count, dtype=torch.float64)
         moved = eta.double().repeat(count, 1)
@@ -322,15 +318,7 @@ def spacing_fits(
             optimizer=Adam(*(rate * fraction for rate in protocol.rates)), levels=((1, steps),),
             patience=steps, method=protocol.method, backend=protocol.backend, progress=False,
         )  # fmt: skip
-        off = _degrees(result.eta - scan.eta).tolist()
-        named = {f"off_{name}": value for name, value in zip(PARAMETERS, off, strict=True)}
+        off = to_degrees(result.eta - scan.eta).tolist()
+        named = {f"off_{name}": value for name, value in zip(ETA_COLUMNS, off, strict=True)}
         rows.append({"scale": scale, "loss": result.loss, **named})
     return pd.DataFrame(rows)
-
-
-def _radians(eta: Tensor) -> Tensor:
-    return torch.cat([torch.deg2rad(eta[..., :3]), eta[..., 3:]], dim=-1)
-
-
-def _degrees(eta: Tensor) -> Tensor:
-    return torch.cat([torch.rad2deg(eta[..., :3]), eta[..., 3:]], dim=-1)

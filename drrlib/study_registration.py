@@ -29,7 +29,7 @@ from drrlib.readers import read_volume
 from drrlib.study import trial_generator
 from drrlib.volume import Volume
 
-_ETA = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
+ETA_COLUMNS = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class Protocol:
         size += [[self.start_rotation] * 3 + [self.start_translation] * 3]
         moved = unit * torch.tensor(size, dtype=torch.float64)
         middle = torch.tensor([*self.view, 0.0, 0.0, 0.0], dtype=torch.float64)
-        true_eta = _radians(middle + moved[0])
-        return true_eta, true_eta + _radians(moved[1]), dice
+        true_eta = to_radians(middle + moved[0])
+        return true_eta, true_eta + to_radians(moved[1]), dice
 
 
 @functools.lru_cache(maxsize=2)
@@ -154,8 +154,7 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
         volume = read_volume(name)
     else:
         volume = datasets.volume(name.removeprefix("ct:"))  # raises, with the names, if none
-    factors = [max(1, round(voxel / size)) for size in volume.spacing.tolist()]
-    return volume.coarsen(tuple(factors)).crop_to_support().to(device)
+    return volume.coarsen_to(voxel).crop_to_support().to(device)
 
 
 def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -251,14 +250,14 @@ def pose_columns(
         start_mtre_mm=mtre(drr.pose(start), true_pose, points),
     )
     for which, eta in (("true", true), ("start", start), ("final", final)):
-        table |= {f"{which}_{k}": v for k, v in zip(_ETA, _degrees(eta).T, strict=True)}
+        table |= {f"{which}_{k}": v for k, v in zip(ETA_COLUMNS, to_degrees(eta).T, strict=True)}
     return {name: values.numpy() for name, values in table.items()}
 
 
 def eta_of(trials: pd.DataFrame, which: str) -> Float[Tensor, "n 6"]:
     """Pose parameters [rad, mm] from records; `which` is "true", "start" or "final"."""
-    columns = [f"{which}_{name}" for name in _ETA]
-    return _radians(torch.from_numpy(trials[columns].to_numpy("float64", copy=True)))
+    columns = [f"{which}_{name}" for name in ETA_COLUMNS]
+    return to_radians(torch.from_numpy(trials[columns].to_numpy("float64", copy=True)))
 
 
 def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -309,9 +308,11 @@ def _steps(result: DescentResult, protocol: Protocol) -> dict[str, Tensor]:
     return steps
 
 
-def _radians(eta: Tensor) -> Tensor:
+def to_radians(eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
+    """Parameters with angles in degrees, as people state them, to radians."""
     return torch.cat([torch.deg2rad(eta[..., :3]), eta[..., 3:]], dim=-1)
 
 
-def _degrees(eta: Tensor) -> Tensor:
+def to_degrees(eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
+    """The inverse of `to_radians`."""
     return torch.cat([torch.rad2deg(eta[..., :3]), eta[..., 3:]], dim=-1)

@@ -22,7 +22,8 @@ from drrlib.acquisition import (
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.metrics import mtre, targets, wilson_interval
+from drrlib.evaluation import rate_columns
+from drrlib.metrics import mtre, targets
 from drrlib.study_registration import Protocol
 
 _EACH = {
@@ -168,14 +169,9 @@ def success_by_condition(trials: pd.DataFrame, limit: float = 1.0) -> pd.DataFra
     rows = []
     for (similarity, condition), group in trials.groupby(["similarity", "condition"], sort=False):
         hits, count = int((group["mtre_mm"] < limit).sum()), len(group)
-        low, high = wilson_interval(hits, count)
-        rows.append(
-            dict(
-                similarity=similarity, condition=condition, successes=hits, trials=count,
-                rate_percent=100 * hits / count, low_percent=100 * low, high_percent=100 * high,
-                median_mtre_mm=float(group["mtre_mm"].median()),
-            )
-        )  # fmt: skip
+        row = dict(similarity=similarity, condition=condition, successes=hits, trials=count)
+        rows.append(row | rate_columns(hits, count))
+        rows[-1]["median_mtre_mm"] = float(group["mtre_mm"].median())
     return pd.DataFrame(rows)
 
 

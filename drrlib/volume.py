@@ -165,3 +165,7 @@ class Volume:
         affine[:3, 3] += affine[:3, :3] @ ((f - 1) / 2)
         affine[:3, :3] *= f
         return Volume(mu, affine, self.center)
+
+    def coarsen_to(self, size: float) -> "Volume":
+        """Average blocks of voxels to about `size` mm along each axis, never to finer ones."""
+        return self.coarsen(tuple(max(1, round(size / x)) for x in self.spacing.tolist()))

@@ -14,7 +14,7 @@ from drrlib.errors import ConfigError, DatasetError
 from drrlib.losses import zncc
 from drrlib.metrics import pose_errors, wilson_interval
 from drrlib.study_localizer import (
-    PARAMETERS,
+    ETA_COLUMNS,
     SIMULATED,
     LocalizerProtocol,
     averaged,
@@ -71,7 +71,7 @@ def test_the_search_comes_back(table):
 def test_records_agree_with_their_own_poses(table):
     """Errors are computed anew from the recorded parameters."""
     scan = load_localizer(SIMULATED)
-    off = torch.from_numpy(table[[f"off_{name}" for name in PARAMETERS]].to_numpy(copy=True))
+    off = torch.from_numpy(table[[f"off_{name}" for name in ETA_COLUMNS]].to_numpy(copy=True))
     off[:, :3] = torch.deg2rad(off[:, :3])
     errors = pose_errors(scan.geometry.pose(scan.eta + off, scan.center), scan.pose, scan.center)
     assert np.allclose(table["rotation_deg"], torch.rad2deg(errors.rotation), atol=1e-9)
