@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.projectors import Grid, project
 
 Scalar = float | int | Tensor
 
@@ -152,6 +153,12 @@ class CArm:
         middle = middle + _double(self.x0, pose) * right - _double(self.y0, pose) * up
         corner = middle - 0.5 * self.width * col_step - 0.5 * self.height * row_step
         return Frame(source, corner, col_step, row_step)
+
+    def integrate(
+        self, grid: Grid, pose: Float[Tensor, "b 4 4"], **how
+    ) -> Float[Tensor, "b height width"]:
+        """Line integrals from the source to every pixel; `how` as in `projectors.project`."""
+        return project(grid, *self.frame(pose), self.height, self.width, **how)
 
     def pixel_centers(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b height width 3"]:
         """World position of every pixel centre [mm]; for explicit rays and drawings."""

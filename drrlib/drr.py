@@ -10,14 +10,7 @@ from torch import Tensor
 
 from drrlib.carm import Frame
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.projectors import (
-    METHODS,
-    Grid,
-    choose_backend,
-    endpoint_gradients,
-    line_integrals,
-    project,
-)
+from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients
 from drrlib.scan_projection import Geometry
 from drrlib.volume import Volume
 
@@ -28,7 +21,7 @@ class DRR:
     Args:
         volume: Attenuation with its affine; `volume.mu` may require a gradient.
         carm: Intrinsics, whose lengths may require gradients: a CArm, or a geometry whose method
-            `rays` gives the source and target of every pixel, such as ScanProjection.
+            `integrate` gives the images of a grid for poses, such as ScanProjection.
         method: "siddon" (exact) or "joseph" (smooth in the pose, for second-order steps).
         backend: "auto", "cpu", "cuda" or "reference".
         patch_size: Render square patches of so many pixels; changes memory, never the image.
@@ -95,13 +88,8 @@ class DRR:
 
         Gradients: pose, the lengths of `carm`, `volume.mu`; first derivatives.
         """
-        if hasattr(self.carm, "rays"):
-            return line_integrals(
-                self.grid, *self.carm.rays(pose),
-                method=self.method, backend=self.backend, patch_size=self.patch_size,
-            )[:, None]  # fmt: skip
-        image = project(
-            self.grid, *self.carm.frame(pose), self.carm.height, self.carm.width,
+        image = self.carm.integrate(
+            self.grid, pose,
             method=self.method, backend=self.backend, patch_size=self.patch_size,
         )  # fmt: skip
         return image[:, None]
@@ -125,11 +113,6 @@ class DRR:
         """
         if parameters.ndim != 2:
             raise ShapeError(f"parameters has shape {tuple(parameters.shape)}; expected [batch, n]")
-        if frame_of is None and hasattr(self.carm, "rays"):
-            raise ConfigError(
-                f"a {type(self.carm).__name__} has no flat detector seen from one source; "
-                "the Jacobian is for CArm: use autograd"
-            )
         frame_of = frame_of or (lambda eta: self.carm.frame(self.pose(eta)))
         grid = self.grid
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from drrlib.carm import CArm, Scalar, join_pixels
 from drrlib.errors import ConfigError
+from drrlib.projectors import Grid, line_integrals
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,23 @@ class ScanProjection:
         moved = row * row_step[:, None, None]  # [b, height, 1, 3]
         source = pose[:, None, None, :3, 3].to(middle) + moved
         return source.expand(-1, -1, self.width, -1), middle + moved
+
+    def integrate(
+        self, grid: Grid, pose: Float[Tensor, "b 4 4"], **how
+    ) -> Float[Tensor, "b height width"]:
+        """Line integrals along `rays`; `how` as in `projectors.line_integrals`."""
+        return line_integrals(grid, *self.rays(pose), **how)
+
+    def frame(self, pose: Float[Tensor, "b 4 4"]):
+        """A scan has none: every row has a source of its own.
+
+        Raises:
+            ConfigError: always; what asks for a frame, such as the Jacobian, is for a CArm.
+        """
+        raise ConfigError(
+            "a ScanProjection has no flat detector seen from one source; the Jacobian is for CArm: "
+            "use autograd"
+        )
 
     def project(
         self, points: Float[Tensor, "n 3"], pose: Float[Tensor, "b 4 4"]
@@ -200,5 +218,5 @@ class ScanProjection:
         )
 
 
-# What DRR and the registration take; anything else with `rays` and the same methods works, too.
+# What DRR and `descend` take; anything else with `integrate` and the same methods works, too.
 Geometry = CArm | ScanProjection
