@@ -201,7 +201,8 @@ def search(
         result = descend(
             image, averaged(protocol.subject, voxel), geometry, start.flatten(0, 1), loss=loss,
             optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
-            levels=((1, steps),), method=protocol.method, backend=protocol.backend, progress=False,
+            levels=((1, steps),), patience=steps, method=protocol.method, backend=protocol.backend,
+            progress=False,
         )  # fmt: skip
         ends = result.final_eta.reshape(start.shape)
         best = ranked(ends, result.final_loss.reshape(start.shape[:2]), 0)
