@@ -97,7 +97,7 @@ class DrrLibGpu:
             if not state:
                 mu = self.volumes[dtype].mu.clone() if job.what == VOLUME else None
                 drr = self.renderer(job, method, dtype, None if mu is None else mu.requires_grad_())
-                state["render"] = _compiled(lambda pose: drr(pose)) if variant else drr
+                state["render"] = _compiled(drr.freeze()) if variant else drr
                 state["drr"], state["leaf"] = drr, mu
             return state
 

@@ -53,6 +53,37 @@ class DRR:
         other.carm = carm
         return other
 
+    def with_mu(self, mu: Float[Tensor, "*b x y z"]) -> "DRR":
+        """The same renderer with other attenuation on the same grid, such as a network's output.
+
+        Args:
+            mu: Linear attenuation [1/mm], [x, y, z] or one volume for each pose [b, x, y, z]; may
+                require a gradient. It is not searched for infinite or negative values.
+
+        Raises:
+            ShapeError: another number of voxels.
+            BackendError: the renderer's backend cannot take it.
+        """
+        if tuple(mu.shape[-3:]) != self.grid.shape:
+            raise ShapeError(
+                f"mu has shape {tuple(mu.shape)}; expected the {self.grid.shape} voxels of this "
+                "renderer's volume, or a stack of such volumes [b, x, y, z]"
+            )
+        other = copy.copy(self)
+        other.grid = Grid(mu, self.grid.affine)
+        choose_backend(other.grid, self.backend)
+        other._center = self._center.to(mu.device)
+        return other
+
+    def freeze(self) -> "DRR":
+        """The same renderer, which takes the volume as it is now and does not look at it again.
+
+        What torch.compile(drr, fullgraph=True) needs. See `Grid.freeze`.
+        """
+        other = copy.copy(self)
+        other.grid = self.grid.freeze()
+        return other
+
     def view(
         self, eta: Float[Tensor, "b 6"], **lengths: float | int | Tensor
     ) -> Float[Tensor, "b 1 height width"]:

@@ -6,7 +6,7 @@ import torch
 
 from drrlib.carm import CArm
 from drrlib.drr import DRR
-from drrlib.errors import BackendError, ConfigError
+from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.projectors import METHODS
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, outside_band, placed, random_volume, worst
@@ -57,6 +57,38 @@ def test_jacobian_is_the_gradient_of_every_pixel(backend, method):
         assert torch.allclose(
             jacobian[:, 0].flatten(1, 2)[:, flat].double().cpu(), row, rtol=2e-4, atol=2e-5
         )
+
+
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_other_attenuation_for_each_pose(backend):
+    volume = _volume()
+    volume = volume.with_mu(placed(volume.mu, backend))
+    drr = DRR(volume, _carm(4), backend=backend)
+    eta = torch.cat([ETA, ETA + 0.05])
+    stack = torch.stack([volume.mu, volume.mu.flip(0)])
+    many = drr.with_mu(stack)
+    image, jacobian = many.jacobian(eta)
+    assert torch.equal(many(drr.pose(eta)), image)
+    for k in range(2):
+        one = DRR(volume.with_mu(stack[k]), _carm(4), backend=backend)
+        for ours, alone in zip((image, jacobian), one.jacobian(eta[k : k + 1]), strict=True):
+            assert worst(ours[k : k + 1].cpu(), alone.cpu()) < 1e-5
+    network = stack.mean(dim=0).requires_grad_()  # a single volume is for all poses
+    drr.with_mu(network)(drr.pose(eta)).sum().backward()
+    assert network.grad.abs().sum() > 0
+    with pytest.raises(ShapeError, match=r"\(12, 14, 10\) voxels"):
+        drr.with_mu(stack[..., 1:])
+
+
+def test_frozen_renderer_gives_the_same():
+    drr = DRR(_volume(), _carm())
+    assert torch.equal(drr.freeze()(drr.pose(ETA)), drr(drr.pose(ETA)))
+
+
+def test_named_backend_is_kept_for_other_attenuation():
+    drr = DRR(_volume(), _carm(), backend="cpu")
+    with pytest.raises(BackendError, match="float32"):
+        drr.with_mu(drr.volume.mu.double())
 
 
 def test_jacobian_of_other_parameters():

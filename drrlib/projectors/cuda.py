@@ -2,7 +2,7 @@
 
 Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
 they are. (A compiled function is cut in two where the volume is asked whether it has changed;
-`fullgraph=True` is refused there.) Kernels run on the device of their tensors and on its current
+`Grid.freeze` leaves the question out, and then `fullgraph=True` goes through.) Kernels run on the device of their tensors and on its current
 stream. Triton is first imported by the first launch. With TRITON_INTERPRET=1 the same kernels take
 CPU tensors, slowly, for tests.
 """
@@ -83,7 +83,10 @@ def cuda_project(
     mu: Tensor, values: Tensor, geometry: Tensor, whole: Tensor, frames: Tensor,
     height: int, width: int, joseph: bool, keep: bool, patch: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`march` on tensors: mu only takes the gradient, values is its padded copy."""
+    """`march` on tensors: mu only takes the gradient, values is its padded copy.
+
+    Of a stack of v volumes [v, x, y, z] each has b / v of the frames, one volume after the other.
+    """
     image = frames.new_empty(len(frames), height, width, dtype=torch.float32)
     kept = (height, width) if keep else (0, 0)
     sums = frames.new_empty(len(frames), *kept, 6, dtype=torch.float32)
@@ -129,23 +132,27 @@ def cuda_frame_gradient(
 ) -> Tensor:
     """Chain the image gradient to the frames [b, 12]; a product with the sums of the march.
 
-    Where they were not kept, march again, as many poses at a time as the memory takes. Every
-    pose is added up by itself, so the split changes no bit.
+    Where they were not kept, march again, as many poses of a volume at a time as the memory
+    takes. Every pose is added up by itself, so the split changes no bit.
     """
     grad = grad.contiguous()
     if sums.shape[1]:
         return _reduce(grad, sums)
     out = torch.empty_like(frames)
     batch, height, width = grad.shape
+    stack = values.reshape(-1, *values.shape[-3:])
+    own = batch // len(stack)
 
     def run(part: slice) -> None:
         image = torch.empty_like(grad[part])
         sums = grad.new_empty(*image.shape, 6)
-        window = (0, 0, height, width)
-        _launch_forward(values, geometry, frames[part], image, sums, window, joseph, True)
+        window, of = (0, 0, height, width), stack[part.start // own]
+        _launch_forward(of, geometry, frames[part], image, sums, window, joseph, True)
         out[part] = _reduce(grad[part], sums)
 
-    in_batches(run, batch, max(1, _budget(grad.device) // (28 * height * width)))
+    most = max(1, _budget(grad.device) // (28 * height * width))
+    for first in range(0, batch, max(own, 1)):
+        in_batches(run, first, first + own, most)
     return out
 
 
@@ -158,13 +165,13 @@ def _(grad, sums, values, geometry, frames, joseph):
 def cuda_volume_gradient(
     grad: Tensor, whole: Tensor, frames: Tensor, shape: list[int], joseph: bool
 ) -> Tensor:
-    """Chain the image gradient to every voxel, float32 of this shape.
+    """Chain the image gradient to every voxel, float32 of this shape, [x, y, z] or a stack.
 
     By float atomics, whose order varies from run to run; in whole numbers under
     torch.use_deterministic_algorithms.
     """
-    padded = [n + 3 for n in shape]
-    if math.prod(padded) > MOST_VOXELS:
+    padded = [*shape[:-3], *(n + 3 for n in shape[-3:])]
+    if math.prod(padded[-3:]) > MOST_VOXELS:
         raise ShapeError(
             f"mu has {tuple(shape)} voxels; a volume gradient takes at most {MOST_VOXELS} with "
             "their padding: crop the volume, for instance with volume.crop_to_support()"
@@ -179,7 +186,7 @@ def cuda_volume_gradient(
         most = grad.abs().sum(dtype=torch.float64) * (3 * metric.trace()).sqrt()
         scale = 2.0**62 / most.clamp_min(1e-280)
     _launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
-    out = out[1:-2, 1:-2, 1:-2]
+    out = out[..., 1:-2, 1:-2, 1:-2]
     return (out / scale).float() if fixed else out.contiguous()
 
 
@@ -191,15 +198,15 @@ def _(grad, whole, frames, shape, joseph):
 # --- memory
 
 
-def in_batches(run: Callable[[slice], None], total: int, batch: int) -> None:
-    """run(slice) over 0 .. total, `batch` at a time; half as many where memory runs out.
+def in_batches(run: Callable[[slice], None], start: int, stop: int, batch: int) -> None:
+    """run(slice) over start .. stop, `batch` at a time; half as many where memory runs out.
 
     Raises:
         torch.cuda.OutOfMemoryError: even one is too many.
     """
-    start, batch = 0, min(batch, total)
-    while start < total:
-        part = slice(start, min(start + batch, total))
+    batch = min(batch, stop - start)
+    while start < stop:
+        part = slice(start, min(start + batch, stop))
         try:
             run(part)
             start = part.stop
@@ -258,21 +265,29 @@ def program(rays: int, split: int) -> dict[str, object]:
     return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
 
 
-def _layout(shape: torch.Size, rows: int, cols: int) -> tuple[int, dict[str, object]]:
-    """How many programs take a window of images [batch, height, width], and what they are told."""
+def _layout(
+    stack: torch.Size, shape: torch.Size, rows: int, cols: int
+) -> tuple[int, dict[str, object]]:
+    """How many programs take a window of images [batch, height, width] of volumes [*v, x, y, z],
+    and what they are told."""
     batch, height, width = shape
+    volumes = math.prod(stack[:-3])
+    own = batch // volumes
     rays, split = tiling(height, width)
     explicit = height * width == 1
-    tiles = _tiles(rows, cols, _LONG, rays // _LONG)
-    told = dict(batch=batch, tiles=tiles, height=height, width=width, EXPLICIT=explicit)
-    return -(-batch // rays) if explicit else batch * tiles, {**told, **program(rays, split)}
+    tiles = -(-own // rays) if explicit else _tiles(rows, cols, _LONG, rays // _LONG)
+    told = dict(
+        own=own, stride=math.prod(stack[-3:]), tiles=tiles, height=height, width=width,
+        EXPLICIT=explicit,
+    )  # fmt: skip
+    return (volumes if explicit else batch) * tiles, {**told, **program(rays, split)}
 
 
 def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep) -> None:
     from drrlib.projectors import triton_kernels
 
     row0, col0, rows, cols = window
-    programs, told = _layout(image.shape, rows, cols)
+    programs, told = _layout(values.shape, image.shape, rows, cols)
     if programs == 0:
         return
     with _on(values.device):
@@ -286,7 +301,7 @@ def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
 def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
     from drrlib.projectors import triton_adjoint
 
-    programs, told = _layout(grad.shape, *grad.shape[1:])
+    programs, told = _layout(out.shape, grad.shape, *grad.shape[1:])
     if programs == 0:
         return
     with _on(grad.device):

@@ -1,11 +1,13 @@
 """A volume as the projectors see it: attenuation on a grid, and where the grid lies."""
 
+import copy
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import DtypeError, GeometryError, ShapeError
+from drrlib.errors import ConfigError, DtypeError, GeometryError, ShapeError, VolumeError
 
 # The kernels index with 32-bit integers.
 MOST_VOXELS = 2**31 - 1
@@ -22,19 +24,23 @@ class Grid:
 
     Args:
         mu: Linear attenuation [1/mm], float32 or float64, any strides; float16 or bfloat16 to
-            store and read half the bytes, with all sums in float32.
+            store and read half the bytes, with all sums in float32. Or a stack of volumes on one
+            grid, [v, x, y, z]: each pose, or each row of rays, then has a volume of its own.
         affine: world_from_voxel [mm], column vectors; voxel (0, 0, 0) has its centre at index 0.
             May be oblique, mirrored, anisotropic and sheared. Takes no gradient.
 
     Raises:
-        ShapeError: `mu` is not [x, y, z] with at least one voxel, or `affine` not 4x4.
+        ShapeError: `mu` is not [x, y, z] or [v, x, y, z] with at least one voxel, or `affine` not
+            4x4.
         DtypeError: `mu` is not a floating-point volume.
         GeometryError: `affine` is not finite or cannot be inverted.
     """
 
-    def __init__(self, mu: Float[Tensor, "x y z"], affine: Float[Tensor, "4 4"]):
-        if mu.ndim != 3 or mu.numel() == 0:
-            raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
+    def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Float[Tensor, "4 4"]):
+        if mu.ndim not in (3, 4) or mu.numel() == 0:
+            raise ShapeError(
+                f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"
+            )
         if mu.dtype not in (torch.float32, torch.float64, *HALF):
             raise DtypeError(
                 f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: "
@@ -55,11 +61,48 @@ class Grid:
         self.voxel_from_world = torch.linalg.inv(affine)
         self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
         self._padded: Padded | None = None
+        self._frozen = False
+        self._parts: list[Grid] = []
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y, z."""
-        return tuple(self.mu.shape)
+        return tuple(self.mu.shape[-3:])
+
+    @property
+    def volumes(self) -> int:
+        """Number of volumes in the stack; 1 where there is none."""
+        return len(self.mu) if self.mu.ndim == 4 else 1
+
+    def each(self) -> "list[Grid]":
+        """A grid for each volume of the stack; their padded copies are kept here."""
+        if self.mu.ndim == 3:
+            return [self]
+        if self._frozen:
+            self.padded()  # says so if the stack was changed
+        if not self._parts:
+            self._parts = [copy.copy(self) for _ in self.mu]
+            for part in self._parts:
+                part._padded, part._frozen = None, False
+        for part, mu in zip(self._parts, self.mu, strict=True):
+            part.mu = mu
+        return self._parts
+
+    def freeze(self) -> "Grid":
+        """The same grid, whose volume is taken as it is now and not looked at again.
+
+        That question is the only step of a render that torch.compile cannot trace. A render that
+        is not compiled still asks it.
+
+        Raises:
+            ConfigError: `mu` requires a gradient, so it is to be changed.
+        """
+        if self.mu.requires_grad:
+            raise ConfigError("mu requires a gradient: a volume that will change cannot be frozen")
+        other = copy.copy(self)
+        other.padded()
+        other._frozen = True
+        return other
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,8 +120,16 @@ class Grid:
         return steps.to(m) @ m[:3, :3].T
 
     def padded(self) -> "Padded":
-        """The support of `mu` inside a shell of zeros, for the kernels; cached."""
+        """The support of `mu` inside a shell of zeros, for the kernels; cached.
+
+        Raises:
+            VolumeError: the volume was changed in place after `freeze`.
+        """
+        if self._frozen and torch.compiler.is_compiling():
+            return self._padded
         if self._padded is None or self._padded.version != self.mu._version:
+            if self._frozen:
+                raise VolumeError("mu was changed in place after freeze(): freeze it again")
             self._padded = Padded(self.mu.detach(), self.metric)
         return self._padded
 
@@ -86,12 +137,14 @@ class Grid:
 class Padded:
     """A contiguous copy of the bounding box of the non-zero voxels with zeros around it.
 
+    The box of a stack is that of all its volumes.
+
     One layer of zeros below and two above each axis: a ray that enters through a side face
     then reads zeros instead of asking whether it is inside. The odd strides that result also
     keep power-of-two volumes from mapping every voxel of a ray to one cache set.
 
     Attributes:
-        values: [nx + 3, ny + 3, nz + 3], float32 or the half type of `mu`, on its device.
+        values: [*v, nx + 3, ny + 3, nz + 3], float32 or the half type of `mu`, on its device.
         lower: index in `mu` of the first voxel of the box, int64 [3].
         count: number of voxels of the box, int64 [3].
         geometry: lower, count and the metric [3, 3] in one tensor [15], float64, on the device.
@@ -99,28 +152,29 @@ class Padded:
         version: of `mu`, as torch counts its changes in place.
     """
 
-    def __init__(self, mu: Float[Tensor, "x y z"], metric: Float[Tensor, "3 3"]):
+    def __init__(self, mu: Float[Tensor, "*v x y z"], metric: Float[Tensor, "3 3"]):
         self.version = mu._version
         lower, upper = _support(mu)
-        box = mu[tuple(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
-        size = [n + 3 for n in box.shape]
+        box = mu[..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
+        count = box.shape[-3:]
+        size = [n + 3 for n in count]
         if np.prod(size, dtype=np.int64) > MOST_VOXELS:
             raise ShapeError(
-                f"mu has a support of {tuple(box.shape)} voxels; the kernels take at most "
+                f"mu has a support of {tuple(count)} voxels; the kernels take at most "
                 f"{MOST_VOXELS}: crop or coarsen the volume, or use backend='reference'"
             )
         dtype = mu.dtype if mu.dtype in HALF else torch.float32
-        self.values = torch.zeros(size, dtype=dtype, device=mu.device)
-        self.values[1:-2, 1:-2, 1:-2] = box
+        self.values = torch.zeros(*mu.shape[:-3], *size, dtype=dtype, device=mu.device)
+        self.values[..., 1:-2, 1:-2, 1:-2] = box
         self.lower = np.array(lower, dtype=np.int64)
-        self.count = np.array(box.shape, dtype=np.int64)
-        parts = [torch.tensor([*lower, *box.shape]), torch.tensor([0, 0, 0, *mu.shape])]
+        self.count = np.array(count, dtype=np.int64)
+        parts = [torch.tensor([*lower, *count]), torch.tensor([0, 0, 0, *mu.shape[-3:]])]
         self.geometry, self.whole = (torch.cat([x.to(metric), metric.flatten()]) for x in parts)
 
 
-def _support(mu: Float[Tensor, "x y z"]) -> tuple[list[int], list[int]]:
+def _support(mu: Float[Tensor, "*v x y z"]) -> tuple[list[int], list[int]]:
     """First and one-past-last index of the non-zero voxels; one voxel where all are zero."""
-    filled = mu != 0
+    filled = mu != 0 if mu.ndim == 3 else (mu != 0).any(dim=0)
     plane = filled.any(dim=2)
     lower, upper = [], []
     for line in (plane.any(dim=1), plane.any(dim=0), filled.any(dim=0).any(dim=0)):

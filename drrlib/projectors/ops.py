@@ -71,7 +71,7 @@ def project(
     """Line integrals from a source to every pixel centre of a flat detector, for each pose.
 
     Args:
-        grid: The volume.
+        grid: The volume, or a stack of as many volumes as there are poses.
         source: X-ray source [mm, world].
         corner: Outer corner of pixel (0, 0) [mm, world].
         col_step, row_step: From a pixel to its right and its lower neighbour [mm, world];
@@ -107,11 +107,20 @@ def project(
     points = [grid.to_voxel(source), grid.to_voxel(corner)]
     steps = [grid.to_voxel_step(col_step), grid.to_voxel_step(row_step)]
     frames = torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1)  # [b, 12]
-    if choice == "cpu":
-        return _CpuProject.apply(grid.mu, frames, grid, height, width, method, patch_size)
+    if grid.mu.ndim == 4 and len(frames) != grid.volumes:
+        raise ShapeError(
+            f"mu has {grid.volumes} volumes for {len(frames)} poses; expected one volume [x, y, z] "
+            f"for all, or one for each pose"
+        )
     if choice == "cuda":
         return cuda.project(grid, frames, height, width, method, patch_size)
-    return _reference_images(grid, frames, height, width, method, patch_size)
+    images = [
+        _CpuProject.apply(part.mu, rows, part, height, width, method, patch_size)
+        if choice == "cpu"
+        else _reference_images(part, rows, height, width, method, patch_size)
+        for part, rows in _by_volume(grid, frames)
+    ]
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def line_integrals(
@@ -127,7 +136,8 @@ def line_integrals(
 
     Args:
         grid: The volume.
-        source, target: Segment ends [mm, world]; they broadcast.
+        source, target: Segment ends [mm, world]; they broadcast. For a stack of v volumes
+            [v, ..., 3], the rays of each volume.
         method, backend: As in `project`.
         patch_size: Take patch_size x patch_size rays at a time (reference only matters).
 
@@ -149,18 +159,24 @@ def line_integrals(
             f"source {tuple(source.shape)} and target {tuple(target.shape)} do not broadcast; "
             "expected [..., 3] each"
         ) from None
+    if grid.mu.ndim == 4 and (source.ndim < 2 or len(source) != grid.volumes):
+        raise ShapeError(
+            f"mu has {grid.volumes} volumes for rays of shape {tuple(source.shape)}; expected one "
+            f"volume [x, y, z] for all, or rays [{grid.volumes}, ..., 3]"
+        )
     s, p = grid.to_voxel(source).reshape(-1, 3), grid.to_voxel(target).reshape(-1, 3)
-    if choice in ("cpu", "cuda"):
-        # A ray is a detector of one pixel without extent.
-        frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
-        if choice == "cpu":
-            values = _CpuProject.apply(grid.mu, frames, grid, 1, 1, method, None)
-        else:
-            values = cuda.project(grid, frames, 1, 1, method, None)
-    else:
-        rays = patch_size**2 if patch_size else _REFERENCE_RAYS
-        values = _reference_rays(grid, s, p, method, rays)
-    return values.reshape(source.shape[:-1])
+    # A ray is a detector of one pixel without extent.
+    frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
+    if choice == "cuda":
+        return cuda.project(grid, frames, 1, 1, method, None).reshape(source.shape[:-1])
+    rays = patch_size**2 if patch_size else _REFERENCE_RAYS
+    values = [
+        _CpuProject.apply(part.mu, rows, part, 1, 1, method, None).flatten()
+        if choice == "cpu"
+        else _reference_rays(part, rows[:, :3], rows[:, 3:6], method, rays)
+        for part, rows in _by_volume(grid, frames)
+    ]
+    return torch.cat(values).reshape(source.shape[:-1])
 
 
 def endpoint_gradients(
@@ -181,22 +197,22 @@ def endpoint_gradients(
         The image and (dE/dsource, dE/dtarget) [1/voxel], both detached.
     """
     choice = choose_backend(grid, backend)
-    frames = frames.to(grid.mu.device)
-    if choice == "cpu":
-        return _cpu_forward(grid.padded(), grid, frames.detach(), height, width, method, None)
+    frames = frames.detach().to(grid.mu.device)
     if choice == "cuda":
-        return cuda.march(grid, frames.detach(), height, width, method, keep=True)
-    source, target = (x.reshape(-1, 3) for x in _flat_rays(frames.detach(), height, width))
-    mu, metric = grid.mu.detach().to(grid.dtype), grid.metric
-    values, sums = [], []
-    for part in torch.arange(len(source)).split(_REFERENCE_RAYS):
-        with torch.enable_grad():
-            ends = [x[part].to(mu.dtype).requires_grad_() for x in (source, target)]
-            value = reference.METHODS[method](mu, metric, *ends)
-            sums.append(torch.cat(torch.autograd.grad(value.sum(), ends), dim=-1))
-        values.append(value.detach())
-    shape = (len(frames), height, width)
-    return torch.cat(values).reshape(shape), torch.cat(sums).reshape(*shape, 6)
+        return cuda.march(grid, frames, height, width, method, keep=True)
+    found = [
+        _cpu_forward(part.padded(), part, rows, height, width, method, None)
+        if choice == "cpu"
+        else _reference_gradients(part, rows, height, width, method)
+        for part, rows in _by_volume(grid, frames)
+    ]
+    image, sums = zip(*found, strict=True)
+    return (image[0], sums[0]) if len(found) == 1 else (torch.cat(image), torch.cat(sums))
+
+
+def _by_volume(grid: Grid, frames: Float[Tensor, "b 12"]) -> list[tuple[Grid, Tensor]]:
+    """Each volume with its own frames, one volume after the other."""
+    return list(zip(grid.each(), frames.tensor_split(grid.volumes), strict=True))
 
 
 def _check(grid: Grid, method: str, **points: Tensor) -> None:
@@ -212,6 +228,20 @@ def _check(grid: Grid, method: str, **points: Tensor) -> None:
 
 
 # --- reference
+
+
+def _reference_gradients(grid, frames, height, width, method) -> tuple[Tensor, Tensor]:
+    source, target = (x.reshape(-1, 3) for x in _flat_rays(frames, height, width))
+    mu, metric = grid.mu.detach().to(grid.dtype), grid.metric
+    values, sums = [], []
+    for part in torch.arange(len(source)).split(_REFERENCE_RAYS):
+        with torch.enable_grad():
+            ends = [x[part].to(mu.dtype).requires_grad_() for x in (source, target)]
+            value = reference.METHODS[method](mu, metric, *ends)
+            sums.append(torch.cat(torch.autograd.grad(value.sum(), ends), dim=-1))
+        values.append(value.detach())
+    shape = (len(frames), height, width)
+    return torch.cat(values).reshape(shape), torch.cat(sums).reshape(*shape, 6)
 
 
 def _flat_rays(frames: Float[Tensor, "b 12"], height: int, width: int) -> tuple[Tensor, Tensor]:

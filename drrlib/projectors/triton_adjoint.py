@@ -50,7 +50,7 @@ def spread_slab(
 
 @kernel
 def adjoint(
-    grad, geometry, frames, scale, out, batch, tiles, height, width,
+    grad, geometry, frames, scale, out, own, stride, tiles, height, width,
     JOSEPH: tl.constexpr, FIXED: tl.constexpr, EXPLICIT: tl.constexpr,
     RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
@@ -59,14 +59,16 @@ def adjoint(
     Args:
         grad: image gradient [batch, height, width] float32.
         geometry: of the whole grid, not of its support: every voxel has a gradient.
-        frames, batch, tiles, height, width, EXPLICIT: as in `triton_kernels.forward`.
+        frames, own, stride, tiles, height, width, EXPLICIT: as in `triton_kernels.forward`.
         scale: [1] float64.
-        out: padded array, flat, zero on entry; float32, with FIXED int64 in units of 1 / scale.
+        out: padded array of each volume, flat, zero on entry; float32, with FIXED int64 in units
+            of 1 / scale.
     """
     lane = tl.arange(0, RAYS * SPLIT)
-    pose, i, j, present = place(
-        frames, batch, tiles, 0, 0, height, width, lane % RAYS, EXPLICIT, RAYS, LONG
+    volume, pose, i, j, present = place(
+        frames, own, tiles, 0, 0, height, width, lane % RAYS, EXPLICIT, RAYS, LONG
     )
+    out += volume * stride
     s, d = ends(frames, geometry, pose, i, j)
     axes, first, last, span, _, steps, line = trace(s, d, geometry, JOSEPH)
     g = tl.load(grad + (pose * height * width + (i * width + j)), mask=present, other=0.0)

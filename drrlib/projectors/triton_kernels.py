@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 # Not worth a kernel of their own for values of 1 or multiples of 16.
-SIZES = ("batch", "tiles", "height", "width", "row0", "col0", "rows", "cols")
+SIZES = ("own", "stride", "tiles", "height", "width", "row0", "col0", "rows", "cols")
 
 
 def kernel(function):
@@ -46,22 +46,24 @@ def from_axes(a0, a1, xa, xb, xc):
 
 @kernel
 def place(
-    frames, batch, tiles, row0, col0, rows, cols, ray,
+    frames, own, tiles, row0, col0, rows, cols, ray,
     EXPLICIT: tl.constexpr, RAYS: tl.constexpr, LONG: tl.constexpr,
 ):  # fmt: skip
-    """Pose, row and column of every ray of this program, and whether there is such a pixel.
+    """Volume of this program; pose, row and column of its rays, and whether there is such a pixel.
 
     A tile has LONG x RAYS / LONG pixels of one pose. Its long side, along which rays are counted,
     follows the contiguous voxel axis, so that neighbours find their voxels in one cache line.
     """
+    tile = tl.program_id(0) % tiles
     if EXPLICIT:
-        pose = tl.program_id(0).to(tl.int64) * RAYS + ray
-        i, j, present = ray * 0, ray * 0, pose < batch
-        pose = tl.minimum(pose, batch - 1)
+        volume = (tl.program_id(0) // tiles).to(tl.int64)
+        pose = tile.to(tl.int64) * RAYS + ray
+        i, j, present = ray * 0, ray * 0, pose < own
+        pose = volume * own + tl.minimum(pose, own - 1)
     else:
         SHORT: tl.constexpr = RAYS // LONG
         pose = (tl.program_id(0) // tiles).to(tl.int64)
-        tile = tl.program_id(0) % tiles
+        volume = pose // own
         frame = frames + pose * 12
         by_rows = tl.abs(tl.load(frame + 11)) >= tl.abs(tl.load(frame + 8))
         high, wide = tl.where(by_rows, LONG, SHORT), tl.where(by_rows, SHORT, LONG)
@@ -71,7 +73,7 @@ def place(
         j = (tile % across) * wide + tl.where(by_rows, beside, along)
         present = (i < rows) & (j < cols)
         i, j = row0 + i, col0 + j
-    return pose, i, j, present
+    return volume, pose, i, j, present
 
 
 @kernel
@@ -269,28 +271,32 @@ def length_of(d, geometry):
 
 @kernel
 def forward(
-    mu, geometry, frames, image, sums, batch, tiles, height, width, row0, col0, rows, cols,
+    mu, geometry, frames, image, sums, own, stride, tiles, height, width, row0, col0, rows, cols,
     JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, EXPLICIT: tl.constexpr,
     RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Render a window of the detectors, and keep the endpoint gradients; one program per tile.
 
     Args:
-        mu: padded values, flat; float32, float16 or bfloat16.
+        mu: padded values of each volume, flat; float32, float16 or bfloat16.
         geometry: see the top of this file.
         frames: source, corner, column step, row step per pose [batch, 12], float64.
         image: [batch, height, width] float32, written inside the window.
         sums: [batch, height, width, 6] float32 for dE/dsource, dE/dtarget; untouched without
             GRADIENT.
+        own: poses of each volume, one volume after the other.
+        stride: values of a volume.
         tiles: tiles of a pose; a pose that needs fewer finds the rest empty.
         row0, col0, rows, cols: the window.
-        EXPLICIT: detectors are single pixels; a program takes those of RAYS poses.
+        EXPLICIT: detectors are single pixels; a program takes those of RAYS poses of a volume, and
+            tiles are programs of a volume.
     """
     lane = tl.arange(0, RAYS * SPLIT)
     slab = lane // RAYS
-    pose, i, j, present = place(
-        frames, batch, tiles, row0, col0, rows, cols, lane % RAYS, EXPLICIT, RAYS, LONG
+    volume, pose, i, j, present = place(
+        frames, own, tiles, row0, col0, rows, cols, lane % RAYS, EXPLICIT, RAYS, LONG
     )
+    mu += volume * stride
     s, d = ends(frames, geometry, pose, i, j)
     axes, first, last, span, cut, steps, line = trace(s, d, geometry, JOSEPH)
     last = tl.where(present, last, first)

@@ -6,7 +6,14 @@ import time
 import pytest
 import torch
 
-from drrlib.errors import BackendError, ConfigError, DtypeError, GeometryError, ShapeError
+from drrlib.errors import (
+    BackendError,
+    ConfigError,
+    DtypeError,
+    GeometryError,
+    ShapeError,
+    VolumeError,
+)
 from drrlib.projectors import METHODS, Grid, choose_backend, line_integrals, project
 from drrlib.projectors.ops import endpoint_gradients
 from helpers import (
@@ -202,6 +209,72 @@ def test_patches_batches_and_strides_change_nothing(backend, method):
     strided_grid = Grid(strided, affine(size=(16, 12, 10)))
     again = project(strided_grid, *frames, v.height, v.width, method=method, backend=backend)
     assert torch.equal(whole, again)
+
+
+def _stack(backend):
+    """Three volumes on one grid, with supports of their own."""
+    mu = torch.stack([random_volume((16, 12, 10), seed) for seed in range(3)])
+    mu[0, :3], mu[1, :, :, 7:] = 0, 0
+    return placed(mu, backend)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_a_volume_for_each_pose(backend, method):
+    """Image, pose gradient and volume gradient are those of each volume by itself."""
+    mu = _stack(backend).requires_grad_()
+    a, views = affine(size=(16, 12, 10)), [GENERIC_VIEWS[n] for n in ("oblique", "lateral", "axial")]
+    frames = [torch.cat(x).requires_grad_() for x in zip(*(v.frame for v in views), strict=True)]
+    image = project(Grid(mu, a), *frames, 13, 11, method=method, backend=backend)
+    image.square().sum().backward()
+    for k, v in enumerate(views):
+        one = mu[k].detach().clone().requires_grad_()
+        frame = [x.clone().requires_grad_() for x in v.frame]
+        alone = project(Grid(one, a), *frame, 13, 11, method=method, backend=backend)
+        alone.square().sum().backward()
+        assert worst(image[k].detach().cpu(), alone[0].detach().cpu()) < 2e-6
+        assert worst(mu.grad[k].cpu(), one.grad.cpu()) < VOLUME
+        for together, single in zip(frames, frame, strict=True):
+            assert worst(together.grad[k], single.grad[0]) < GRADIENT
+
+
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_a_volume_for_each_set_of_rays(backend):
+    mu = _stack(backend)
+    generator = torch.Generator().manual_seed(3)
+    s, p = 40 * torch.rand(2, 3, 5, 9, 3, generator=generator, dtype=torch.float64) - 20
+    a = affine(size=(16, 12, 10))
+    value = line_integrals(Grid(mu, a), s, p, backend=backend)
+    assert value.shape == (3, 5, 9)
+    for k in range(3):
+        alone = line_integrals(Grid(mu[k], a), s[k], p[k], backend=backend)
+        assert worst(value[k].cpu(), alone.cpu()) < 1e-5
+
+
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_a_changed_stack_is_seen_and_a_frozen_one_says_so(backend):
+    v, mu = GENERIC_VIEWS["oblique"], _stack(backend)
+    frame = [x.expand(3, 3) for x in v.frame]
+    grid = Grid(mu, affine(size=(16, 12, 10)))
+    frozen = grid.freeze()
+    before = project(grid, *frame, 5, 4, backend=backend)
+    assert torch.equal(before, project(frozen, *frame, 5, 4, backend=backend))
+    mu[1].mul_(2)
+    after = project(grid, *frame, 5, 4, backend=backend)
+    assert torch.equal(after[0], before[0]) and torch.allclose(after[1], 2 * before[1])
+    if backend != "reference":  # which keeps no copy of its own
+        with pytest.raises(VolumeError, match="freeze it again"):
+            project(frozen, *frame, 5, 4, backend=backend)
+    with pytest.raises(ConfigError, match="will change"):
+        Grid(mu.requires_grad_(), affine()).freeze()
+
+
+def test_as_many_volumes_as_poses():
+    v, grid = GENERIC_VIEWS["oblique"], Grid(_stack("cpu"), affine(size=(16, 12, 10)))
+    with pytest.raises(ShapeError, match="3 volumes for 1 poses"):
+        project(grid, *v.frame, 5, 4)
+    with pytest.raises(ShapeError, match=r"rays \[3, ..., 3\]"):
+        line_integrals(grid, torch.zeros(2, 3), torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("size", [(1, 37), (37, 1), (5, 50), (50, 5)])

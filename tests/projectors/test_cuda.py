@@ -122,12 +122,24 @@ for factor in (1.0, 3.0):
     assert values[1] > 0
     torch.testing.assert_close(*values, rtol=1e-5, atol=0)
     torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
-print("agrees", torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0)
+cut = torch._dynamo.utils.counters["graph_break"]
+assert cut
+cut.clear()
+grid = grid.freeze()
+torch._dynamo.reset()
+whole = torch.compile(
+    energy, backend="aot_eager" if interpreted() else "inductor", fullgraph=True
+)
+torch.testing.assert_close(whole(source), energy(source), rtol=1e-5, atol=0)
+slopes = [torch.autograd.grad(x(source), source)[0] for x in (whole, energy)]
+torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
+print("agrees", torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0 and not cut)
 """
 
 
 @triton_runs
 def test_compiled_function_gives_the_same_and_sees_a_changed_volume():
+    """And goes through in one piece with a frozen one."""
     tests = Path(__file__).resolve().parents[1]
     run = subprocess.run(
         [sys.executable, "-c", COMPILED], cwd=tests, capture_output=True, text=True
@@ -154,6 +166,20 @@ def test_deterministic_volume_gradient(method):
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(first, second) and worst(first, plain) < 1e-5
+
+
+@triton_runs
+def test_out_of_memory_with_a_volume_for_each_pose(monkeypatch):
+    mu = torch.stack([random_volume(seed=seed) for seed in range(3)])
+    grid = Grid(placed(mu, "cuda"), affine())
+    frames = _frames(grid, *(view(0.1 * k, 0.3, (4, 5)) for k in range(3)))
+    image, slope = _slope(grid, frames)
+    memory = _Memory(most=2)
+    monkeypatch.setattr(cuda, "_launch_forward", memory)
+    with pytest.warns(UserWarning, match="out of memory"):
+        again = _slope(grid, frames)
+    assert torch.equal(again[0], image) and torch.equal(again[1], slope)
+    assert memory.asked == [3, 1, 1, 1]
 
 
 class _Memory:
@@ -218,9 +244,9 @@ def test_batches_cover_everything_once():
         seen.extend(range(part.start, part.stop))
 
     with pytest.warns(UserWarning, match="2 images at a time"):
-        cuda.in_batches(run, 11, 8)
-    assert seen == list(range(11))
-    cuda.in_batches(run, 0, 4)
+        cuda.in_batches(run, 2, 11, 8)
+    assert seen == list(range(2, 11))
+    cuda.in_batches(run, 3, 3, 4)
 
 
 @triton_runs
