@@ -14,6 +14,7 @@ from drrlib.checks import check_image, check_starts
 from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.graphs import Iteration
 from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
 from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
@@ -84,6 +85,7 @@ def descend(
     patience: int = 25,
     method: str = "siddon",
     backend: str = "auto",
+    graph: bool = False,
     progress: bool = True,
 ) -> DescentResult:
     """Find the pose whose DRR fits the fixed image (Alfiansyah et al. 2024, Fig. 4).
@@ -112,6 +114,9 @@ def descend(
         patience: A start leaves a level when its loss has not improved by 0.1 % for so many
             steps.
         method, backend: As in `DRR`.
+        graph: Record each level's iteration as a CUDA graph and replay it, which spares the time
+            that Python takes to start its kernels; see `graphs.Iteration`. Starts that stopped
+            are rendered on with the others.
         progress: Show a bar with the time left, where the output is a terminal or notebook.
 
     Returns:
@@ -121,6 +126,7 @@ def descend(
         ShapeError: image, start or detector disagree.
         ConfigError: an unknown option, a binning that does not divide the detector, or a fixed
             image that is constant or not finite.
+        BackendError: a graph without a CUDA device.
     """
     began = time.perf_counter()
     start = check_starts(start)
@@ -138,6 +144,8 @@ def descend(
             raise ConfigError(f"{name} is {given!r}; choose {known[0]} or {known[1]}")
     levels = _check_levels(levels, carm)
     loss_of, optimizer = get_loss(loss), _get_method(optimizer)
+    if graph and (derivative != "exact" or isinstance(optimizer, GradientFree)):
+        raise ConfigError("a graph records steps along the exact gradient: leave graph=False")
     full = DRR(volume, carm, method=method, backend=backend)
     search = Search(start, threshold, patience)
     bar = progress_bar(sum(steps for _, steps in levels), "step", progress)
@@ -146,13 +154,15 @@ def descend(
         image = avg_pool2d(fixed, binning).to(full.grid.mu.device, full.grid.dtype)
         objective = _Objective(full.with_carm(carm.downsample(binning)), image, loss_of)
         search.enter(binning, last=index == len(levels) - 1)
+        scale, fall = binning / levels[0][0], schedule == "cosine"
         if isinstance(optimizer, GradientFree):
-            _search_one_by_one(search, objective, optimizer, steps, binning / levels[0][0])
+            _search_one_by_one(search, objective, optimizer, steps, scale)
             bar.update(steps)
+        elif graph:
+            _descend_recorded(search, objective, optimizer, steps, scale, fall, bar)
         else:
             slope_of = objective.slope if derivative == "exact" else objective.finite_slope
-            fall = schedule == "cosine"
-            _descend(search, slope_of, optimizer, steps, binning / levels[0][0], fall, bar)
+            _descend(search, slope_of, optimizer, steps, scale, fall, bar)
         search.leave()
         renders[binning] = renders.get(binning, 0) + objective.renders
     bar.close()
@@ -225,6 +235,27 @@ def _descend(search, slope_of, optimizer, steps: int, scale: float, fall: bool, 
         rate = scale * (_rate(step, steps) if fall else 1.0)
         eta, state = optimizer.step(eta[keep], slope[keep], state.select(keep), rate)
         search.eta[active[keep]] = eta
+        bar.update()
+
+
+def _descend_recorded(
+    search, objective: _Objective, optimizer, steps: int, scale: float, fall: bool, bar
+) -> None:
+    """The same, where one recorded iteration moves all starts; those that stopped go unheard."""
+    iteration = Iteration(
+        objective.drr, objective.image, search.eta, loss=objective.loss_of, optimizer=optimizer,
+        graph=True,
+    )  # fmt: skip
+    for step in range(steps):
+        active = search.active
+        if len(active) == 0:
+            bar.update(steps - step)
+            return
+        value = iteration(scale * (_rate(step, steps) if fall else 1.0)).cpu()
+        objective.renders += len(search.eta)
+        keep = search.record(active, value[active], iteration.slope.cpu()[active])
+        going = active[keep]
+        search.eta[going] = iteration.eta.cpu()[going]
         bar.update()
 
 

@@ -23,7 +23,7 @@ class Iteration:
 
     Args:
         drr: Renderer; for a graph with backend "cuda".
-        fixed: X-ray image as line integrals [1, 1, height, width].
+        fixed: X-ray image as line integrals [1, 1, height, width], or one for each start [n, ...].
         start: Pose parameters eta to start from [n, 6] (rad, mm).
         loss, optimizer: As in `drrlib.descent.descend`.
         graph: Record a CUDA graph and replay it at each call; otherwise run operation by
@@ -42,7 +42,7 @@ class Iteration:
     def __init__(
         self,
         drr: DRR,
-        fixed: Float[Tensor, "1 1 height width"],
+        fixed: Float[Tensor, "k 1 height width"],
         start: Float[Tensor, "n 6"],
         *,
         loss: str | Callable = "zncc",
@@ -56,11 +56,12 @@ class Iteration:
                 f"{drr.backend!r} on {device}: move the volume with volume.to('cuda'), or use "
                 "graph=False"
             )
-        size = (1, 1, drr.carm.height, drr.carm.width)
-        if tuple(fixed.shape) != size or start.ndim != 2 or start.shape[1] != 6:
+        size = (1, drr.carm.height, drr.carm.width)
+        whole = start.ndim == 2 and start.shape[1] == 6 and tuple(fixed.shape[1:]) == size
+        if not whole or len(fixed) not in (1, len(start)):
             raise ShapeError(
                 f"fixed has shape {tuple(fixed.shape)} and start {tuple(start.shape)}; expected "
-                f"{size} and [n, 6]"
+                f"[n, 6] and {(1, *size)}, or an image for each start"
             )
         self.drr, self.loss, self.optimizer = drr, get_loss(loss), get_optimizer(optimizer)
         self.fixed = fixed.detach().to(device, drr.grid.dtype)

@@ -7,8 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drrlib.carm import CArm
+from drrlib.descent import descend
 from drrlib.drr import DRR
-from drrlib.errors import BackendError, ShapeError
+from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.graphs import Iteration
 from drrlib.losses import get_loss
 from drrlib.optimizers import OPTIMIZERS, get_optimizer
@@ -91,6 +92,55 @@ def test_a_graph_is_not_replaced_by_something_else():
         Iteration(drr, fixed, STARTS, graph=True)
     with pytest.raises(ShapeError, match="expected"):
         Iteration(drr, fixed[..., 1:], STARTS)
+
+
+def _descend(drr, fixed, **options):
+    """Twice at one size, where one of the starts is at its goal and stops."""
+    starts = torch.cat([STARTS, TRUTH])
+    settings = dict(levels=((1, 2), (1, 3)), threshold=1e-6, progress=False, backend=drr.backend)
+    return descend(fixed, drr.volume, drr.carm, starts, **settings, **options)
+
+
+def _agree(found, expected):
+    assert found.reason == expected.reason and len(set(found.reason)) > 1
+    assert torch.equal(found.level, expected.level)
+    for name in ("trace_loss", "trace_eta", "final_eta", "final_loss"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7, equal_nan=True), name
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("each", [False, True])
+def test_a_descent_takes_the_same_way_by_recorded_iterations(backend, each, monkeypatch):
+    drr, fixed = _scene(backend)
+    fixed = fixed.expand(3, -1, -1, -1) if each else fixed
+    expected = _descend(drr, fixed)
+    made = []
+
+    def unrecorded(*args, graph, **options):  # a graph itself needs a GPU
+        made.append(graph)
+        return Iteration(*args, **options)
+
+    monkeypatch.setattr("drrlib.descent.Iteration", unrecorded)
+    found = _descend(drr, fixed, graph=True)
+    assert made == [True, True]
+    _agree(found, expected)
+    assert found.renders[1] > expected.renders[1]  # the start that stopped is rendered on
+
+
+def test_a_descent_without_a_gpu_refuses_a_graph():
+    drr, fixed = _scene()
+    with pytest.raises(BackendError, match="CUDA graph needs"):
+        _descend(drr, fixed, graph=True)
+    for options in (dict(derivative="finite"), dict(optimizer="powell")):
+        with pytest.raises(ConfigError, match="graph=False"):
+            _descend(drr, fixed, graph=True, **options)
+
+
+@pytest.mark.gpu
+def test_a_descent_by_graphs_takes_the_same_way():
+    drr, fixed = _scene("cuda", 64)
+    _agree(_descend(drr, fixed, graph=True), _descend(drr, fixed))
 
 
 @pytest.mark.gpu
