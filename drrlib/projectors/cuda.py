@@ -2,9 +2,9 @@
 
 Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
 they are. (A compiled function is cut in two where the volume is asked whether it has changed;
-`Grid.freeze` leaves the question out, and then `fullgraph=True` goes through.) Kernels run on the device of their tensors and on its current
-stream. Triton is first imported by the first launch. With TRITON_INTERPRET=1 the same kernels take
-CPU tensors, slowly, for tests.
+`Grid.freeze` leaves the question out, and then `fullgraph=True` goes through.) Kernels run on the
+device of their tensors and on its current stream. Triton is first imported by the first launch.
+With TRITON_INTERPRET=1 the same kernels take CPU tensors, slowly, for tests.
 """
 
 import contextlib
@@ -265,15 +265,16 @@ def program(rays: int, split: int) -> dict[str, object]:
     return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
 
 
-def _layout(
-    stack: torch.Size, shape: torch.Size, rows: int, cols: int
-) -> tuple[int, dict[str, object]]:
+def layout(
+    stack: torch.Size, shape: torch.Size, rows: int, cols: int,
+    lanes: tuple[int, int] | None = None,
+) -> tuple[int, dict[str, object]]:  # fmt: skip
     """How many programs take a window of images [batch, height, width] of volumes [*v, x, y, z],
-    and what they are told."""
+    and what they are told; with other lanes than those of `tiling`."""
     batch, height, width = shape
     volumes = math.prod(stack[:-3])
     own = batch // volumes
-    rays, split = tiling(height, width)
+    rays, split = lanes or tiling(height, width)
     explicit = height * width == 1
     tiles = -(-own // rays) if explicit else _tiles(rows, cols, _LONG, rays // _LONG)
     told = dict(
@@ -287,7 +288,7 @@ def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
     from drrlib.projectors import triton_kernels
 
     row0, col0, rows, cols = window
-    programs, told = _layout(values.shape, image.shape, rows, cols)
+    programs, told = layout(values.shape, image.shape, rows, cols)
     if programs == 0:
         return
     with _on(values.device):
@@ -301,7 +302,7 @@ def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
 def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
     from drrlib.projectors import triton_adjoint
 
-    programs, told = _layout(out.shape, grad.shape, *grad.shape[1:])
+    programs, told = layout(out.shape, grad.shape, *grad.shape[1:])
     if programs == 0:
         return
     with _on(grad.device):

@@ -155,7 +155,7 @@ class Padded:
     def __init__(self, mu: Float[Tensor, "*v x y z"], metric: Float[Tensor, "3 3"]):
         self.version = mu._version
         lower, upper = _support(mu)
-        box = mu[..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True))]
+        box = mu[(..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True)))]
         count = box.shape[-3:]
         size = [n + 3 for n in count]
         if np.prod(size, dtype=np.int64) > MOST_VOXELS:

@@ -270,6 +270,56 @@ def length_of(d, geometry):
 
 
 @kernel
+def finish(
+    mu, geometry, image, sums, keep, added, s, d, axes, first, last, span, cut, steps, line,
+    JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, RAYS: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """Store the value of each ray, and its endpoint gradients, from what its lanes added up.
+
+    Args:
+        image, sums: where the pixel of each lane is.
+        keep: lanes that store.
+        added: (S, Ay, By, Az, Bz).
+    """
+    total, ay, by, az, bz = added
+    da, db, dc = to_axes(axes[0], axes[1], d[0], d[1], d[2])
+    g, length = length_of(d, geometry)
+    hit = first < last
+    da, length = tl.where(hit, da, 1.0).to(tl.float32), tl.where(hit, length, 1.0).to(tl.float32)
+    integral = add_lanes(total, RAYS, SPLIT) / tl.abs(da)
+    tl.store(image, tl.where(hit, length * integral, 0.0), mask=keep)
+    if GRADIENT:
+        ay, by = add_lanes(ay, RAYS, SPLIT), add_lanes(by, RAYS, SPLIT)
+        az, bz = add_lanes(az, RAYS, SPLIT), add_lanes(bz, RAYS, SPLIT)
+        low_value, high_value = at_ends(mu, first, last, span, cut, steps, line, JOSEPH)
+        at_source = tl.where(da > 0, low_value, high_value)
+        at_target = tl.where(da > 0, high_value, low_value)
+        # Minor axes from the sums, the dominant one from the two identities.
+        sa, _, _ = to_axes(axes[0], axes[1], s[0], s[1], s[2])
+        sa, db, dc = sa.to(tl.float32), db.to(tl.float32), dc.to(tl.float32)
+        scale = 1.0 / tl.abs(da)
+        if JOSEPH:
+            ky, kz = scale, scale
+        else:
+            ky, kz = -scale * line[2], -scale * line[5]
+        py, pz = ky * (by - sa * ay) / da, kz * (bz - sa * az) / da
+        sy, sz = ky * ay - py, kz * az - pz
+        inside_s = (integral - at_source - db * sy - dc * sz) / da
+        inside_p = (at_target - integral - db * py - dc * pz) / da
+        s0, s1, s2 = from_axes(axes[0], axes[1], inside_s, sy, sz)
+        p0, p1, p2 = from_axes(axes[0], axes[1], inside_p, py, pz)
+        # E = L I
+        g0, g1, g2 = g[0].to(tl.float32), g[1].to(tl.float32), g[2].to(tl.float32)
+        stretch = integral / length
+        tl.store(sums, tl.where(hit, length * s0 - stretch * g0, 0.0), mask=keep)
+        tl.store(sums + 1, tl.where(hit, length * s1 - stretch * g1, 0.0), mask=keep)
+        tl.store(sums + 2, tl.where(hit, length * s2 - stretch * g2, 0.0), mask=keep)
+        tl.store(sums + 3, tl.where(hit, length * p0 + stretch * g0, 0.0), mask=keep)
+        tl.store(sums + 4, tl.where(hit, length * p1 + stretch * g1, 0.0), mask=keep)
+        tl.store(sums + 5, tl.where(hit, length * p2 + stretch * g2, 0.0), mask=keep)
+
+
+@kernel
 def forward(
     mu, geometry, frames, image, sums, own, stride, tiles, height, width, row0, col0, rows, cols,
     JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, EXPLICIT: tl.constexpr,
@@ -314,41 +364,8 @@ def forward(
             if GRADIENT:
                 ay, by, az, bz = ay + a, by + b, az + c, bz + e
 
-    da, db, dc = to_axes(axes[0], axes[1], d[0], d[1], d[2])
-    g, length = length_of(d, geometry)
-    hit = first < last
-    da, length = tl.where(hit, da, 1.0).to(tl.float32), tl.where(hit, length, 1.0).to(tl.float32)
-    integral = add_lanes(total, RAYS, SPLIT) / tl.abs(da)
-    out = pose * height * width + (i * width + j)
-    keep = present & (slab == 0)
-    tl.store(image + out, tl.where(hit, length * integral, 0.0), mask=keep)
-    if GRADIENT:
-        ay, by = add_lanes(ay, RAYS, SPLIT), add_lanes(by, RAYS, SPLIT)
-        az, bz = add_lanes(az, RAYS, SPLIT), add_lanes(bz, RAYS, SPLIT)
-        low_value, high_value = at_ends(mu, first, last, span, cut, steps, line, JOSEPH)
-        at_source = tl.where(da > 0, low_value, high_value)
-        at_target = tl.where(da > 0, high_value, low_value)
-        # Minor axes from the sums, the dominant one from the two identities.
-        sa, _, _ = to_axes(axes[0], axes[1], s[0], s[1], s[2])
-        sa, db, dc = sa.to(tl.float32), db.to(tl.float32), dc.to(tl.float32)
-        scale = 1.0 / tl.abs(da)
-        if JOSEPH:
-            ky, kz = scale, scale
-        else:
-            ky, kz = -scale * line[2], -scale * line[5]
-        py, pz = ky * (by - sa * ay) / da, kz * (bz - sa * az) / da
-        sy, sz = ky * ay - py, kz * az - pz
-        inside_s = (integral - at_source - db * sy - dc * sz) / da
-        inside_p = (at_target - integral - db * py - dc * pz) / da
-        s0, s1, s2 = from_axes(axes[0], axes[1], inside_s, sy, sz)
-        p0, p1, p2 = from_axes(axes[0], axes[1], inside_p, py, pz)
-        # E = L I
-        g0, g1, g2 = g[0].to(tl.float32), g[1].to(tl.float32), g[2].to(tl.float32)
-        stretch = integral / length
-        out = sums + out * 6
-        tl.store(out, tl.where(hit, length * s0 - stretch * g0, 0.0), mask=keep)
-        tl.store(out + 1, tl.where(hit, length * s1 - stretch * g1, 0.0), mask=keep)
-        tl.store(out + 2, tl.where(hit, length * s2 - stretch * g2, 0.0), mask=keep)
-        tl.store(out + 3, tl.where(hit, length * p0 + stretch * g0, 0.0), mask=keep)
-        tl.store(out + 4, tl.where(hit, length * p1 + stretch * g1, 0.0), mask=keep)
-        tl.store(out + 5, tl.where(hit, length * p2 + stretch * g2, 0.0), mask=keep)
+    pixel, added = pose * height * width + (i * width + j), (total, ay, by, az, bz)
+    finish(
+        mu, geometry, image + pixel, sums + pixel * 6, present & (slab == 0), added,
+        s, d, axes, first, last, span, cut, steps, line, JOSEPH, GRADIENT, RAYS, SPLIT,
+    )  # fmt: skip

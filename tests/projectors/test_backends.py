@@ -223,7 +223,8 @@ def _stack(backend):
 def test_a_volume_for_each_pose(backend, method):
     """Image, pose gradient and volume gradient are those of each volume by itself."""
     mu = _stack(backend).requires_grad_()
-    a, views = affine(size=(16, 12, 10)), [GENERIC_VIEWS[n] for n in ("oblique", "lateral", "axial")]
+    a, names = affine(size=(16, 12, 10)), ("oblique", "lateral", "axial")
+    views = [GENERIC_VIEWS[name] for name in names]
     frames = [torch.cat(x).requires_grad_() for x in zip(*(v.frame for v in views), strict=True)]
     image = project(Grid(mu, a), *frames, 13, 11, method=method, backend=backend)
     image.square().sum().backward()
