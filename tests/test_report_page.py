@@ -228,8 +228,20 @@ def test_no_results_is_refused(root, capsys):
 
 
 def test_numbers():
-    values = [1e-7, 0.123456, 12, 12.0, 1234567.0, float("nan"), None, float("inf"), -0.5, "x"]
-    shown = ["1e-07", "0.1235", "12", "12", "1.235e+06", "", "", "inf", "-0.5", "x"]
+    values = [
+        12345.6,
+        1e-7,
+        0.123456,
+        12,
+        12.0,
+        1234567.0,
+        float("nan"),
+        None,
+        float("inf"),
+        -0.5,
+        "x",
+    ]
+    shown = ["12350", "1e-07", "0.1235", "12", "12", "1.235e+06", "", "", "inf", "-0.5", "x"]
     assert [report_text.number(value) for value in values] == shown
 
 

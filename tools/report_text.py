@@ -83,4 +83,4 @@ def number(value) -> str:
         return str(value)
     if value.is_integer() and abs(value) < 1e6:
         return str(int(value))
-    return f"{value:.4g}"
+    return f"{float(f'{value:.4g}'):g}"  # 12340, not 1.234e+04
