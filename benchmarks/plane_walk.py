@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from drrlib.projectors import Grid, cuda
-from drrlib.projectors.triton_kernels import ends, finish, kernel, place, trace
+from drrlib.projectors.triton_kernels import finish
+from drrlib.projectors.triton_rays import ends, kernel, place, trace
 
 LANES = (32, 1)  # rays of a program, and lanes for each: a warp that waits for no other
 

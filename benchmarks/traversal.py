@@ -22,6 +22,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 RESULTS = HERE / "traversal.csv"
 WALKS = ("slabs", "planes")
+SCENES = ("512x512x133", "256x256x256")
 VIEWS = ("ap", "30/20", "lateral")
 PIXELS, PROGRAMS = 200, 150
 WARP, LONG = 32, 16  # lanes; those along the long side of a tile
@@ -170,21 +171,21 @@ def _means(rays, crossings, turns, rows, rows_once, bricks, bricks_once) -> dict
     }  # fmt: skip
 
 
-def instructions(walk: str, gradient: bool, capability: int) -> float:
+def instructions(walk: str, pixels: int, capability: int) -> float:
     """Instructions of one turn of the loop, as compiled for this kind of GPU."""
     import plane_walk
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from drrlib.projectors import cuda, triton_kernels
+    from drrlib.projectors import cuda, triton_kernels, triton_rays
 
     kernel = triton_kernels.forward if walk == "slabs" else plane_walk.forward
-    lanes = cuda.tiling(PIXELS, PIXELS) if walk == "slabs" else plane_walk.LANES
-    given = dict(JOSEPH=False, GRADIENT=gradient, EXPLICIT=False, UNROLL=cuda.UNROLL)
+    lanes = cuda.tiling(pixels, pixels) if walk == "slabs" else plane_walk.LANES
+    given = dict(JOSEPH=False, GRADIENT=True, EXPLICIT=False, UNROLL=cuda.UNROLL)
     given |= cuda.program(*lanes)
     types = {"geometry": "*fp64", "frames": "*fp64"}
-    types |= dict.fromkeys(triton_kernels.SIZES, "i32") | dict.fromkeys(given, "constexpr")
+    types |= dict.fromkeys(triton_rays.SIZES, "i32") | dict.fromkeys(given, "constexpr")
     signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
     values = {name: x for name, x in given.items() if name in kernel.arg_names}
     options = {name: x for name, x in given.items() if name not in kernel.arg_names}
@@ -228,11 +229,11 @@ def table(programs: int, pixels: int) -> list[dict]:
     del common["device"], common["threads"]
     common["versions"] = record.versions(f"triton {triton.__version__}")
     code = {
-        walk: {f"instructions_{sm}": instructions(walk, True, sm) for sm in (75, 90)}
+        walk: {f"instructions_{sm}": instructions(walk, pixels, sm) for sm in (75, 90)}
         for walk in WALKS
     }
     rows = []
-    for volume in ("512x512x133", "256x256x256"):
+    for volume in SCENES:
         shape, size = VOLUMES[volume]
         spacing = np.array(size) / shape
         affine = np.diag([*spacing, 1.0])
@@ -251,42 +252,45 @@ def table(programs: int, pixels: int) -> list[dict]:
     return rows
 
 
-def timed() -> None:
-    """Print the times of both walks on the GPU that is here."""
+def timed(device: str, volumes: dict[str, tuple], pixels: int, repeats: int = 25) -> None:
+    """Print the times of both walks, taken in turn, on a device that runs the kernels.
+
+    Raises:
+        SystemExit: their images differ.
+    """
     import plane_walk
     import torch
-    from gpu_plan import VOLUMES
     from gpu_timing import Meter
     from scene import blobs
 
     from drrlib.projectors import Grid, cuda
 
-    meter = Meter("cuda")
-    print(f"\n{meter.name}, driver {meter.driver}: GPU time of an image with its sums [ms]")
-    for volume in ("512x512x133", "256x256x256"):
-        shape, size = VOLUMES[volume]
-        scene = blobs(shape, size=size).to("cuda")
+    meter = Meter(device)
+    print(f"\n{meter.name}, driver {meter.driver}: an image with its sums, median [ms]")
+    for volume, (shape, size) in volumes.items():
+        scene = blobs(shape, size=size).to(device)
         grid = Grid(scene.mu, torch.from_numpy(scene.affine))
         for pose in VIEWS:
-            points = [torch.from_numpy(x)[None].cuda() for x in scene.view(pose, PIXELS).frame()]
-            voxel = [grid.to_voxel(x) for x in points[:2]]
-            frames = torch.cat([*voxel, *(grid.to_voxel_step(x) for x in points[2:])], dim=-1)
-            size = (PIXELS, PIXELS)
+            points = [torch.from_numpy(x)[None] for x in scene.view(pose, pixels).frame()]
+            voxel = [grid.to_voxel(x.to(device)) for x in points[:2]]
+            voxel += [grid.to_voxel_step(x.to(device)) for x in points[2:]]
+            rest = (torch.cat(voxel, dim=-1), pixels, pixels)
             calls = {
-                "slabs": partial(cuda.march, grid, frames, *size, "siddon", True),
-                "planes": partial(plane_walk.march, grid, frames, *size, True),
+                "slabs": partial(cuda.march, grid, *rest, "siddon", True),
+                "planes": partial(plane_walk.march, grid, *rest, True),
             }
             images = [call()[0] for call in calls.values()]
             off = float((images[0] - images[1]).abs().max() / images[0].max())
-            for _ in range(3):
-                for call in calls.values():
-                    meter.time(call)
+            if not off < 1e-4:
+                raise SystemExit(f"{volume}, {pose}: the two walks differ by {off:.1e}")
             times = {name: [] for name in calls}
-            for _ in range(25):
+            for turn in range(repeats + 3):
                 for name, call in calls.items():
-                    times[name].append(meter.time(call)[1])
-            medians = {name: float(np.median(x)) for name, x in times.items()}
-            print(f"{volume:12} {pose:8}", medians, f"largest difference {off:.1e}")
+                    wall, gpu = meter.time(call)
+                    if turn >= 3:  # warm
+                        times[name].append(wall if gpu is None else gpu)
+            found = ", ".join(f"{name} {np.median(x):.4f}" for name, x in times.items())
+            print(f"{volume:12} {pose:8} {found}; images differ by {off:.1e}")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -311,7 +315,9 @@ def main(words: list[str] | None = None) -> int:
     import torch
 
     if torch.cuda.is_available():
-        timed()
+        from gpu_plan import VOLUMES
+
+        timed("cuda", {name: VOLUMES[name] for name in SCENES}, options.pixels)
     else:
         print("no CUDA device: nothing was timed")
     return 0

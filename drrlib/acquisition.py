@@ -116,16 +116,11 @@ def two_materials(drr: DRR, low_hu: float = 150.0, high_hu: float = 600.0) -> tu
     """
     if not low_hu < high_hu:
         raise ConfigError(f"got {low_hu} to {high_hu} HU; expected low_hu < high_hu")
-    volume = drr.volume
-    hu = 1000 * (volume.mu / MU_WATER - 1)
+    mu = drr.grid.mu
+    hu = 1000 * (mu / MU_WATER - 1)
     t = ((hu - low_hu) / (high_hu - low_hu)).clamp(0, 1)
-    bone = (3 - 2 * t) * t.square() * volume.mu
-    parts = (volume.with_mu(volume.mu - bone), volume.with_mu(bone))
-    soft, bony = (
-        DRR(x, drr.carm, method=drr.method, backend=drr.backend, patch_size=drr.patch_size)
-        for x in parts
-    )
-    return soft, bony
+    bone = (3 - 2 * t) * t.square() * mu
+    return drr.with_mu(mu - bone), drr.with_mu(bone)
 
 
 def polychromatic(

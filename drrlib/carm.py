@@ -163,8 +163,9 @@ class CArm:
     def pixel_centers(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b height width 3"]:
         """World position of every pixel centre [mm]; for explicit rays and drawings."""
         frame = self.frame(pose)
-        i = torch.arange(self.height).to(frame.corner)[:, None, None] + 0.5
-        j = torch.arange(self.width).to(frame.corner)[:, None] + 0.5
+        like = dict(dtype=frame.corner.dtype, device=frame.corner.device)
+        i = torch.arange(self.height, **like)[:, None, None] + 0.5
+        j = torch.arange(self.width, **like)[:, None] + 0.5
         corner, col_step, row_step = (x[:, None, None] for x in frame[1:])
         return corner + j * col_step + i * row_step
 

@@ -115,12 +115,14 @@ def descend(
             steps.
         method, backend: As in `DRR`.
         graph: Record each level's iteration as a CUDA graph and replay it, which spares the time
-            that Python takes to start its kernels; see `graphs.Iteration`. Starts that stopped
-            are rendered on with the others.
+            that Python takes to start its kernels; see `graphs.Iteration`. The lengths of `carm`
+            must then be numbers, or on the GPU. Starts that stopped are rendered on with the
+            others; the renders that warm a graph up are not counted.
         progress: Show a bar with the time left, where the output is a terminal or notebook.
 
     Returns:
-        The best pose with traces of all starts. A start that stopped costs nothing more.
+        The best pose with traces of all starts. Without a graph, a start that stopped costs
+        nothing more.
 
     Raises:
         ShapeError: image, start or detector disagree.
@@ -242,6 +244,9 @@ def _descend_recorded(
     search, objective: _Objective, optimizer, steps: int, scale: float, fall: bool, bar
 ) -> None:
     """The same, where one recorded iteration moves all starts; those that stopped go unheard."""
+    if len(search.active) == 0:
+        bar.update(steps)
+        return
     iteration = Iteration(
         objective.drr, objective.image, search.eta, loss=objective.loss_of, optimizer=optimizer,
         graph=True,

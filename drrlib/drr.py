@@ -44,6 +44,7 @@ class DRR:
         self.volume, self.carm = volume, carm
         self.method, self.patch_size = method, patch_size
         self.grid = Grid(volume.mu, volume.affine)
+        self._wanted = backend
         self.backend = choose_backend(self.grid, backend)
         self._center = volume.center.to(self.grid.mu.device)
 
@@ -58,11 +59,12 @@ class DRR:
 
         Args:
             mu: Linear attenuation [1/mm], [x, y, z] or one volume for each pose [b, x, y, z]; may
-                require a gradient. It is not searched for infinite or negative values.
+                require a gradient. It is not searched for infinite or negative values. `volume`
+                stays as it is, for its centre: the values are in `grid.mu`.
 
         Raises:
             ShapeError: another number of voxels.
-            BackendError: the renderer's backend cannot take it.
+            BackendError: the backend that the renderer was asked for by name cannot take it.
         """
         if tuple(mu.shape[-3:]) != self.grid.shape:
             raise ShapeError(
@@ -71,7 +73,7 @@ class DRR:
             )
         other = copy.copy(self)
         other.grid = Grid(mu, self.grid.affine)
-        choose_backend(other.grid, self.backend)
+        other.backend = choose_backend(other.grid, self._wanted)
         other._center = self._center.to(mu.device)
         return other
 

@@ -96,7 +96,8 @@ class ScanProjection:
         fan = self.fan
         row_step = fan.frame(pose).row_step  # [b, 3], dely long
         middle = fan.pixel_centers(pose)  # [b, 1, width, 3]
-        row = torch.arange(self.height).to(middle)[:, None, None] - (self.height - 1) / 2
+        row = torch.arange(self.height, dtype=middle.dtype, device=middle.device)[:, None, None]
+        row = row - (self.height - 1) / 2
         row = row + self.y0 / self.dely
         moved = row * row_step[:, None, None]  # [b, height, 1, 3]
         source = pose[:, None, None, :3, 3].to(middle) + moved

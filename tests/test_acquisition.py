@@ -86,12 +86,12 @@ def test_materials_add_up_and_one_energy_gives_the_drr(drr):
 def test_the_split_is_smooth_and_ends_where_it_says(drr):
     soft, bony = two_materials(drr, 200.0, 500.0)
     mu = drr.volume.mu
-    assert (soft.volume.mu[mu < 1.2 * MU_WATER - 1e-9] == mu[mu < 1.2 * MU_WATER - 1e-9]).all()
-    assert (soft.volume.mu[mu > 1.5 * MU_WATER] == 0).all()
+    assert (soft.grid.mu[mu < 1.2 * MU_WATER - 1e-9] == mu[mu < 1.2 * MU_WATER - 1e-9]).all()
+    assert (soft.grid.mu[mu > 1.5 * MU_WATER] == 0).all()
     # 350 HU is the middle, where the blend is one half.
     middle = (mu - 1.35 * MU_WATER).abs() < 1e-9
     assert middle.any()
-    assert torch.allclose(bony.volume.mu[middle], 0.5 * mu[middle])
+    assert torch.allclose(bony.grid.mu[middle], 0.5 * mu[middle])
     assert torch.equal(bony.volume.center, drr.volume.center)
     with pytest.raises(ConfigError, match="low_hu < high_hu"):
         two_materials(drr, 500.0, 500.0)

@@ -1,5 +1,9 @@
 """The renderer as users call it: gradients of every geometric parameter, the Jacobian."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +80,8 @@ def test_other_attenuation_for_each_pose(backend):
     network = stack.mean(dim=0).requires_grad_()  # a single volume is for all poses
     drr.with_mu(network)(drr.pose(eta)).sum().backward()
     assert network.grad.abs().sum() > 0
+    with pytest.raises(ShapeError, match="2 volumes for 3 poses"):
+        many.jacobian(torch.cat([eta, ETA]))
     with pytest.raises(ShapeError, match=r"\(12, 14, 10\) voxels"):
         drr.with_mu(stack[..., 1:])
 
@@ -85,10 +91,46 @@ def test_frozen_renderer_gives_the_same():
     assert torch.equal(drr.freeze()(drr.pose(ETA)), drr(drr.pose(ETA)))
 
 
-def test_named_backend_is_kept_for_other_attenuation():
+# By itself: torch.compile cannot trace the wrappers that check shapes in tests.
+WHOLE = """
+import torch
+from drrlib.carm import CArm
+from drrlib.drr import DRR
+from drrlib.volume import Volume
+from helpers import affine, interpreted, placed, random_volume
+
+volume = Volume(placed(random_volume((8, 9, 7)), "cuda"), affine(size=(8, 9, 7)))
+drr = DRR(volume, CArm(200.0, 110.0, 5, 6, 3.0, 3.0), backend="cuda")
+many = drr.with_mu(torch.stack([volume.mu, volume.mu.flip(0)]))
+eta = torch.tensor([[0.21, 0.37, -0.12, 1.0, -2.0, 0.7], [0.0, 0.2, 0.1, 0.0, 1.0, 0.0]]).double()
+for render in (drr, many):
+    torch._dynamo.reset()
+    engine = "aot_eager" if interpreted() else "inductor"
+    whole = torch.compile(render.freeze(), backend=engine, fullgraph=True)
+    pose = render.pose(eta).requires_grad_()
+    images = whole(pose), render(pose)
+    slopes = [torch.autograd.grad(x.square().sum(), pose)[0] for x in images]
+    assert images[1].sum() > 0
+    torch.testing.assert_close(*images, rtol=1e-5, atol=0)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
+print("agrees")
+"""
+
+
+@pytest.mark.gpu(interpreter=True)
+def test_frozen_renderer_is_compiled_in_one_piece():
+    run = subprocess.run(
+        [sys.executable, "-c", WHOLE], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "agrees", run.stderr[-3000:]
+
+
+def test_backend_for_other_attenuation():
     drr = DRR(_volume(), _carm(), backend="cpu")
     with pytest.raises(BackendError, match="float32"):
         drr.with_mu(drr.volume.mu.double())
+    drr = DRR(_volume(), _carm())
+    assert drr.with_mu(drr.volume.mu.double()).backend == "reference"
 
 
 def test_jacobian_of_other_parameters():

@@ -13,6 +13,7 @@ from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.graphs import Iteration
 from drrlib.losses import get_loss
 from drrlib.optimizers import OPTIMIZERS, get_optimizer
+from drrlib.scan_projection import ScanProjection
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
 
@@ -59,11 +60,14 @@ class _NothingFromTheHost(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_an_iteration_moves_nothing_between_host_and_device(optimizer):
+def test_an_iteration_moves_nothing_between_host_and_device(optimizer, scan):
     """On the meta device nothing can be read back, and any tensor of the host is seen. A graph
     cannot be recorded otherwise."""
     drr, fixed = _scene()
+    if scan:
+        drr = drr.with_carm(ScanProjection(200.0, 110.0, 12, 12, 5.0, 5.0))
     drr.grid.padded()
     drr.backend, drr._center = "cuda", drr._center.to("meta")
     drr.grid = copy.copy(drr.grid)

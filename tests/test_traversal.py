@@ -111,11 +111,20 @@ def test_whole_table(traversal, monkeypatch, tmp_path, capsys):
     assert "nothing was timed" in capsys.readouterr().out
 
 
+@pytest.mark.gpu(interpreter=True)
+@pytest.mark.parametrize("backend", ["cuda"])
+def test_both_walks_are_timed(traversal, backend, capsys):
+    device = str(placed(torch.zeros(1), backend).device)
+    traversal.timed(device, {"small": ((8, 8, 6), (256.0, 256.0, 256.0))}, 6, repeats=1)
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("small")]
+    assert len(lines) == 3 and all("slabs" in x and "planes" in x for x in lines)
+
+
 def test_instructions_are_counted_in_what_is_compiled(traversal):
     pytest.importorskip("triton", reason="Triton is not installed: no kernels to compile")
     from helpers import interpreted
 
     if interpreted():
         pytest.skip("TRITON_INTERPRET=1 is set: nothing is compiled")
-    found = {walk: traversal.instructions(walk, False, 75) for walk in traversal.WALKS}
+    found = {walk: traversal.instructions(walk, 200, 75) for walk in traversal.WALKS}
     assert 20 < found["planes"] < found["slabs"] < 200

@@ -20,7 +20,8 @@ class Grid:
 
     The grid keeps one padded copy of the support of `mu` for the kernels, on its device. It is
     made at the first render and made again when `mu` was changed in place (torch's version
-    counter tells; a write through `mu.data` escapes it).
+    counter tells; a write through `mu.data` escapes it). A tensor made under inference mode has no
+    counter: its copy is made at every render.
 
     Args:
         mu: Linear attenuation [1/mm], float32 or float64, any strides; float16 or bfloat16 to
@@ -61,7 +62,7 @@ class Grid:
         self.voxel_from_world = torch.linalg.inv(affine)
         self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
         self._padded: Padded | None = None
-        self._frozen = False
+        self._frozen: int | None = None  # version of mu, where it is not to change
         self._parts: list[Grid] = []
 
     @property
@@ -75,15 +76,18 @@ class Grid:
         return len(self.mu) if self.mu.ndim == 4 else 1
 
     def each(self) -> "list[Grid]":
-        """A grid for each volume of the stack; their padded copies are kept here."""
+        """A grid for each volume of the stack; their padded copies are kept here.
+
+        Raises:
+            VolumeError: the volume was changed in place after `freeze`.
+        """
+        self._check_frozen()
         if self.mu.ndim == 3:
             return [self]
-        if self._frozen:
-            self.padded()  # says so if the stack was changed
         if not self._parts:
             self._parts = [copy.copy(self) for _ in self.mu]
             for part in self._parts:
-                part._padded, part._frozen = None, False
+                part._padded, part._frozen = None, None
         for part, mu in zip(self._parts, self.mu, strict=True):
             part.mu = mu
         return self._parts
@@ -95,14 +99,21 @@ class Grid:
         is not compiled still asks it.
 
         Raises:
-            ConfigError: `mu` requires a gradient, so it is to be changed.
+            ConfigError: `mu` requires a gradient, so it is to be changed; or it was made under
+                inference mode, where changes are not counted.
         """
         if self.mu.requires_grad:
             raise ConfigError("mu requires a gradient: a volume that will change cannot be frozen")
+        if self.mu.is_inference():
+            raise ConfigError("mu was made under torch.inference_mode, which counts no changes")
         other = copy.copy(self)
         other.padded()
-        other._frozen = True
+        other._frozen = self.mu._version
         return other
+
+    def _check_frozen(self) -> None:
+        if self._frozen is not None and self._frozen != self.mu._version:
+            raise VolumeError("mu was changed in place after freeze(): freeze it again")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,11 +136,11 @@ class Grid:
         Raises:
             VolumeError: the volume was changed in place after `freeze`.
         """
-        if self._frozen and torch.compiler.is_compiling():
+        if self._frozen is not None and torch.compiler.is_compiling():
             return self._padded
-        if self._padded is None or self._padded.version != self.mu._version:
-            if self._frozen:
-                raise VolumeError("mu was changed in place after freeze(): freeze it again")
+        self._check_frozen()
+        version = _version(self.mu)
+        if self._padded is None or version is None or self._padded.version != version:
             self._padded = Padded(self.mu.detach(), self.metric)
         return self._padded
 
@@ -149,11 +160,11 @@ class Padded:
         count: number of voxels of the box, int64 [3].
         geometry: lower, count and the metric [3, 3] in one tensor [15], float64, on the device.
         whole: the same for the box of all voxels of `mu`.
-        version: of `mu`, as torch counts its changes in place.
+        version: of `mu`, as torch counts its changes in place; None where it does not.
     """
 
     def __init__(self, mu: Float[Tensor, "*v x y z"], metric: Float[Tensor, "3 3"]):
-        self.version = mu._version
+        self.version = _version(mu)
         lower, upper = _support(mu)
         box = mu[(..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True)))]
         count = box.shape[-3:]
@@ -170,6 +181,10 @@ class Padded:
         self.count = np.array(count, dtype=np.int64)
         parts = [torch.tensor([*lower, *count]), torch.tensor([0, 0, 0, *mu.shape[-3:]])]
         self.geometry, self.whole = (torch.cat([x.to(metric), metric.flatten()]) for x in parts)
+
+
+def _version(mu: Tensor) -> int | None:
+    return None if mu.is_inference() else mu._version
 
 
 def _support(mu: Float[Tensor, "*v x y z"]) -> tuple[list[int], list[int]]:

@@ -10,18 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from drrlib.errors import BackendError, ConfigError, DeviceError, ShapeError
-from drrlib.projectors import cuda, reference
+from drrlib.projectors import cuda, reference, reference_images
 from drrlib.projectors.grid import HALF, Grid, Padded
 
 METHODS = tuple(reference.METHODS)
 BACKENDS = ("auto", "reference", "cpu", "cuda")
-
-# Rays that the reference takes at once where no patch size is given: its tables hold
-# nx + ny + nz numbers per ray.
-_REFERENCE_RAYS = 4096
 
 _SILENCE = 3.0  # [s] that a first call may take before it says why
 
@@ -107,17 +102,13 @@ def project(
     points = [grid.to_voxel(source), grid.to_voxel(corner)]
     steps = [grid.to_voxel_step(col_step), grid.to_voxel_step(row_step)]
     frames = torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1)  # [b, 12]
-    if grid.mu.ndim == 4 and len(frames) != grid.volumes:
-        raise ShapeError(
-            f"mu has {grid.volumes} volumes for {len(frames)} poses; expected one volume [x, y, z] "
-            f"for all, or one for each pose"
-        )
+    _check_number(grid, frames)
     if choice == "cuda":
         return cuda.project(grid, frames, height, width, method, patch_size)
     images = [
         _CpuProject.apply(part.mu, rows, part, height, width, method, patch_size)
         if choice == "cpu"
-        else _reference_images(part, rows, height, width, method, patch_size)
+        else reference_images.images(part, rows, height, width, method, patch_size)
         for part, rows in _by_volume(grid, frames)
     ]
     return images[0] if len(images) == 1 else torch.cat(images)
@@ -169,11 +160,11 @@ def line_integrals(
     frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
     if choice == "cuda":
         return cuda.project(grid, frames, 1, 1, method, None).reshape(source.shape[:-1])
-    rays = patch_size**2 if patch_size else _REFERENCE_RAYS
+    most = patch_size**2 if patch_size else reference_images.RAYS
     values = [
         _CpuProject.apply(part.mu, rows, part, 1, 1, method, None).flatten()
         if choice == "cpu"
-        else _reference_rays(part, rows[:, :3], rows[:, 3:6], method, rays)
+        else reference_images.rays(part, rows[:, :3], rows[:, 3:6], method, most)
         for part, rows in _by_volume(grid, frames)
     ]
     return torch.cat(values).reshape(source.shape[:-1])
@@ -195,15 +186,20 @@ def endpoint_gradients(
 
     Returns:
         The image and (dE/dsource, dE/dtarget) [1/voxel], both detached.
+
+    Raises:
+        ShapeError: a stack of another number of volumes.
+        BackendError: the named backend cannot run here.
     """
     choice = choose_backend(grid, backend)
     frames = frames.detach().to(grid.mu.device)
+    _check_number(grid, frames)
     if choice == "cuda":
         return cuda.march(grid, frames, height, width, method, keep=True)
     found = [
         _cpu_forward(part.padded(), part, rows, height, width, method, None)
         if choice == "cpu"
-        else _reference_gradients(part, rows, height, width, method)
+        else reference_images.endpoint_gradients(part, rows, height, width, method)
         for part, rows in _by_volume(grid, frames)
     ]
     image, sums = zip(*found, strict=True)
@@ -213,6 +209,14 @@ def endpoint_gradients(
 def _by_volume(grid: Grid, frames: Float[Tensor, "b 12"]) -> list[tuple[Grid, Tensor]]:
     """Each volume with its own frames, one volume after the other."""
     return list(zip(grid.each(), frames.tensor_split(grid.volumes), strict=True))
+
+
+def _check_number(grid: Grid, frames: Float[Tensor, "b 12"]) -> None:
+    if grid.mu.ndim == 4 and len(frames) != grid.volumes:
+        raise ShapeError(
+            f"mu has {grid.volumes} volumes for {len(frames)} poses; expected one volume [x, y, z] "
+            "for all, or one for each pose"
+        )
 
 
 def _check(grid: Grid, method: str, **points: Tensor) -> None:
@@ -225,66 +229,6 @@ def _check(grid: Grid, method: str, **points: Tensor) -> None:
             raise DeviceError(
                 f"{name} is on {tensor.device} and mu on {grid.mu.device}; move one of them"
             )
-
-
-# --- reference
-
-
-def _reference_gradients(grid, frames, height, width, method) -> tuple[Tensor, Tensor]:
-    source, target = (x.reshape(-1, 3) for x in _flat_rays(frames, height, width))
-    mu, metric = grid.mu.detach().to(grid.dtype), grid.metric
-    values, sums = [], []
-    for part in torch.arange(len(source)).split(_REFERENCE_RAYS):
-        with torch.enable_grad():
-            ends = [x[part].to(mu.dtype).requires_grad_() for x in (source, target)]
-            value = reference.METHODS[method](mu, metric, *ends)
-            sums.append(torch.cat(torch.autograd.grad(value.sum(), ends), dim=-1))
-        values.append(value.detach())
-    shape = (len(frames), height, width)
-    return torch.cat(values).reshape(shape), torch.cat(sums).reshape(*shape, 6)
-
-
-def _flat_rays(frames: Float[Tensor, "b 12"], height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Source and target of every pixel, [b, height * width, 3] each."""
-    source, corner, col_step, row_step = frames[:, None, None].split(3, dim=-1)
-    i = torch.arange(height, dtype=frames.dtype, device=frames.device)[:, None, None] + 0.5
-    j = torch.arange(width, dtype=frames.dtype, device=frames.device)[:, None] + 0.5
-    target = corner + j * col_step + i * row_step  # [b, height, width, 3]
-    return source.expand_as(target).flatten(1, 2), target.flatten(1, 2)
-
-
-def _reference_images(grid, frames, height, width, method, patch_size) -> Tensor:
-    source, target = _flat_rays(frames, height, width)
-    if patch_size is None:
-        values = _reference_rays(
-            grid, source.reshape(-1, 3), target.reshape(-1, 3), method, _REFERENCE_RAYS
-        )
-        return values.reshape(len(frames), height, width)
-    source, target = (x.reshape(len(frames), height, width, 3) for x in (source, target))
-    rows = []
-    for top in range(0, height, patch_size):
-        row = []
-        for left in range(0, width, patch_size):
-            window = (slice(None), slice(top, top + patch_size), slice(left, left + patch_size))
-            s, p = source[window], target[window]
-            values = _reference_rays(grid, s.reshape(-1, 3), p.reshape(-1, 3), method, s.numel())
-            row.append(values.reshape(s.shape[:-1]))
-        rows.append(torch.cat(row, dim=2))
-    return torch.cat(rows, dim=1)
-
-
-def _reference_rays(grid, source, target, method, rays) -> Tensor:
-    """A few rays at a time; their tables are made again for the backward pass, not kept."""
-    mu = grid.mu.to(grid.dtype)
-    cast = [x.to(mu.dtype).split(rays) for x in (source, target)]
-    trace = reference.METHODS[method]
-    parts = [
-        checkpoint(trace, mu, grid.metric, s, p, use_reentrant=False)
-        if torch.is_grad_enabled()
-        else trace(mu, grid.metric, s, p)
-        for s, p in zip(*cast, strict=True)
-    ]
-    return torch.cat(parts) if parts else mu.new_zeros(0)
 
 
 # --- CPU kernels

@@ -7,17 +7,8 @@ their order, it is one of integers: FIXED counts in units of 1 / scale.
 
 import triton.language as tl
 
-from drrlib.projectors.triton_kernels import (
-    ends,
-    joseph_cell,
-    joseph_weight,
-    kernel,
-    length_of,
-    place,
-    siddon_slab,
-    to_axes,
-    trace,
-)
+from drrlib.projectors.triton_kernels import joseph_cell, joseph_weight, siddon_slab
+from drrlib.projectors.triton_rays import ends, kernel, length_of, place, to_axes, trace
 
 
 @kernel

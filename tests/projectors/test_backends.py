@@ -263,17 +263,33 @@ def test_a_changed_stack_is_seen_and_a_frozen_one_says_so(backend):
     mu[1].mul_(2)
     after = project(grid, *frame, 5, 4, backend=backend)
     assert torch.equal(after[0], before[0]) and torch.allclose(after[1], 2 * before[1])
-    if backend != "reference":  # which keeps no copy of its own
+    single = Grid(mu[0], grid.affine).freeze()
+    for changed, ends in ((frozen, frame), (single, v.frame)):
+        mu[0].mul_(2)
         with pytest.raises(VolumeError, match="freeze it again"):
-            project(frozen, *frame, 5, 4, backend=backend)
+            project(changed, *ends, 5, 4, backend=backend)
     with pytest.raises(ConfigError, match="will change"):
         Grid(mu.requires_grad_(), affine()).freeze()
+
+
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_volumes_of_inference_mode_are_seen_anew(backend):
+    v = GENERIC_VIEWS["oblique"]
+    with torch.inference_mode():
+        grid = Grid(placed(random_volume(), backend).clone(), affine())
+        before = project(grid, *v.frame, 5, 4, backend=backend)
+        grid.mu.mul_(2)
+        assert torch.allclose(project(grid, *v.frame, 5, 4, backend=backend), 2 * before)
+        with pytest.raises(ConfigError, match="inference_mode"):
+            grid.freeze()
 
 
 def test_as_many_volumes_as_poses():
     v, grid = GENERIC_VIEWS["oblique"], Grid(_stack("cpu"), affine(size=(16, 12, 10)))
     with pytest.raises(ShapeError, match="3 volumes for 1 poses"):
         project(grid, *v.frame, 5, 4)
+    with pytest.raises(ShapeError, match="3 volumes for 4 poses"):
+        endpoint_gradients(grid, torch.zeros(4, 12, dtype=torch.float64), 5, 4)
     with pytest.raises(ShapeError, match=r"rays \[3, ..., 3\]"):
         line_integrals(grid, torch.zeros(2, 3), torch.ones(2, 3))
 

@@ -125,14 +125,14 @@ def _resources(kernel, constants, voxel, capability, folder):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from drrlib.projectors import triton_kernels
+    from drrlib.projectors import triton_rays
 
     double = ("geometry", "frames", "scale")
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
-        elif name in triton_kernels.SIZES:
+        elif name in triton_rays.SIZES:
             signature[name] = "i32"
         elif name in double:
             signature[name] = "*fp64"
