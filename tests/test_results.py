@@ -18,11 +18,6 @@ FULL = ROOT / "results" / "full"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 RECORDS = sorted(FULL.glob("*.run.json"))
 
-# The only place that excuses a notebook from a committed full run: name -> reason.
-WITHOUT_FULL_RUN: dict[str, str] = {
-    "13_studies_at_any_size": "its times need two quiet cores",
-}
-
 
 # --- checks, each a list of what is wrong --------------------------------------------------------
 
@@ -101,14 +96,7 @@ def broken_links(page: Path) -> list[str]:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_notebook_has_a_full_run(name):
     there = (FULL / f"{name}.run.json").is_file()
-    if name in WITHOUT_FULL_RUN and not there:
-        pytest.skip(f"no full run is committed: {WITHOUT_FULL_RUN[name]}")
     assert there, f"run: make notebook N={name[:2]} PROFILE=full"
-    assert name not in WITHOUT_FULL_RUN, "it has a full run: take it from the list"
-
-
-def test_the_list_of_excuses_names_notebooks():
-    assert set(WITHOUT_FULL_RUN) <= set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name)
