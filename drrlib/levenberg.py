@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d
 
 from drrlib.carm import Frame
 from drrlib.drr import DRR
+from drrlib.grey_values import LINE, Model, regress
 from drrlib.projectors import project
 
 _BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
@@ -38,16 +39,15 @@ class Sight:
         fixed: An image for each row [m, 1, h, w].
         weights: Weight of each pixel, [m, 1, h, w]; None for 1 everywhere.
         frame_of: Parameters [m, n] -> source and detector of this view.
-        degree: Of the polynomial by which grey values may differ. 1: scale and offset, and the
-            loss is 1 - ZNCC. More: also curved, as by another spectrum, and the loss is half the
-            part of the image's variance that the polynomial does not explain.
+        grey: How grey values may differ. Where only by scale and offset, the loss is 1 - ZNCC;
+            else it is half the part of the image's variance that the regression leaves.
     """
 
     drr: DRR
     fixed: Tensor
     weights: Tensor | None
     frame_of: Callable[[Tensor], Frame]
-    degree: int = 1
+    grey: Model = LINE
 
     def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
         """Images. Gradients: parameters."""
@@ -184,8 +184,8 @@ def residuals(
     moving, jacobian = linear
     fixed = sight.fixed.flatten(1).to(moving)
     weights = None if sight.weights is None else sight.weights.flatten(1).to(moving)
-    if sight.degree > 1:
-        return _curved(moving, jacobian, fixed, weights, sight.degree)
+    if sight.grey != LINE:
+        return _regressed(moving, jacobian, fixed, weights, sight)
     fixed, _ = _centred(fixed, weights)
     moving, share = _centred(moving, weights)
     jacobian = jacobian - share[:, None] @ jacobian
@@ -198,7 +198,7 @@ def residuals(
     return torch.where(length > 1e-30, unit - fixed, math.sqrt(2) * fixed), jacobian
 
 
-def _curved(moving, jacobian, fixed, weights, degree):
+def _regressed(moving, jacobian, fixed, weights, sight):
     """Residual of the unit fixed image after its regression, and Kaufman's derivative of it.
 
     Only what the regression cannot follow counts, so the derivative is projected likewise; the
@@ -206,57 +206,12 @@ def _curved(moving, jacobian, fixed, weights, degree):
     """
     weights = torch.ones_like(moving) if weights is None else weights
     root = weights.sqrt()
-    grey = regress(moving, fixed, weights, degree)
-    basis = root[..., None] * grey.powers @ grey.turn
+    grey = regress(moving, fixed, weights, sight.grey, sight.fixed.shape[-2:])
+    basis = root[..., None] * grey.columns @ grey.turn
     jacobian = (root * grey.slope)[..., None] * jacobian
     jacobian = basis @ (basis.mT @ jacobian) - jacobian
     size = torch.linalg.vector_norm(root * (grey.left + grey.fitted), dim=1).clamp_min(1e-30)
     return root * grey.left / size[:, None], jacobian / size[:, None, None]
-
-
-class Grey(NamedTuple):
-    """A fixed image, without its weighted mean, as a polynomial of the moving one.
-
-    Attributes:
-        fitted: Values of the polynomial [m, pixels].
-        left: What the fixed image is more than that [m, pixels].
-        slope: Derivative of the polynomial by the moving image [m, pixels].
-        powers: Of the moving image at mean 0 and deviation 1 [m, pixels, k].
-        turn: Root weights times powers times this are orthonormal columns [m, k, k].
-    """
-
-    fitted: Float[Tensor, "m pixels"]
-    left: Float[Tensor, "m pixels"]
-    slope: Float[Tensor, "m pixels"]
-    powers: Float[Tensor, "m pixels k"]
-    turn: Float[Tensor, "m k k"]
-
-
-def regress(
-    moving: Float[Tensor, "m pixels"],
-    fixed: Float[Tensor, "m pixels"],
-    weights: Float[Tensor, "m pixels"],
-    degree: int,
-) -> Grey:
-    """Weighted least squares of the fixed image on powers of the moving one."""
-    share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
-    # Without its mean, so that the ridge below does not depend on an offset of grey values.
-    fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
-    x = moving - (share * moving).sum(dim=1, keepdim=True)
-    spread = (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
-    x = x / spread
-    powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
-    weighted = weights[..., None] * powers
-    # Cholesky's factor in float64 makes the few columns orthonormal without a tall QR.
-    gram = (weighted.mT @ powers).double()
-    gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
-    factor = torch.linalg.cholesky(gram)
-    turn = torch.linalg.solve_triangular(factor, torch.eye(degree + 1).to(gram), upper=False).mT
-    turn = turn.to(powers)
-    weight = (turn @ (turn.mT @ (weighted.mT @ fixed[..., None])))[..., 0]  # of each power
-    fitted = (powers @ weight[..., None])[..., 0]
-    slope = sum(k * weight[:, k, None] * powers[..., k - 1] for k in range(1, degree + 1))
-    return Grey(fitted, fixed - fitted, slope / spread, powers, turn)
 
 
 def covariance(sights: Sequence[Sight], linear: Sequence[Linear]) -> Float[Tensor, "m n n"]:

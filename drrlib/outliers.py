@@ -1,6 +1,6 @@
 """Pixels that the CT cannot explain, such as an instrument: found and given no weight.
 
-The fixed image is fitted by a polynomial of the moving one with Tukey's biweight (Beaton and
+The fixed image is fitted by the moving one (`grey_values`) with Tukey's biweight (Beaton and
 Tukey 1974, doi:10.1080/00401706.1974.10489171), whose scale is the median absolute residual.
 """
 
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.levenberg import Sight, regress
+from drrlib.grey_values import LINE, Model, regress
+from drrlib.levenberg import Sight
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
 # Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the
@@ -36,33 +37,35 @@ class Fit(NamedTuple):
 
 
 def fit(
-    moving: Float[Tensor, "m pixels"],
-    fixed: Float[Tensor, "m pixels"],
-    weights: Float[Tensor, "m pixels"] | None,
-    degree: int = 1,
+    moving: Float[Tensor, "m h w"],
+    fixed: Float[Tensor, "m h w"],
+    weights: Float[Tensor, "m h w"] | None,
+    model: Model = LINE,
     pixel: float = 1.0,
 ) -> Fit:
-    """Polynomial of the moving image by reweighted least squares.
+    """Regression on the moving image by reweighted least squares.
 
     Args:
         moving, fixed, weights: Images, and weights that are given.
-        degree: Of the polynomial.
+        model: How grey values may differ.
         pixel: Size of a pixel at the isocentre [mm].
     """
-    given = torch.ones_like(moving) if weights is None else weights
+    size = moving.shape[1:]
+    moving, fixed = moving.flatten(1), fixed.flatten(1)
+    given = torch.ones_like(moving) if weights is None else weights.flatten(1)
     fixed = torch.where(given > 0, fixed, 0.0)
     w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
     for _ in range(_ROUNDS):
-        residual = _left(moving, fixed, w, degree)
+        residual = _left(moving, fixed, w, model, size)
         seen = torch.where(given > 0, residual.abs(), torch.nan)
         scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST * pixel)
         w = given * (1 - (residual / (_CUT * scale)).square()).clamp_min(0).square()
     return Fit(w, torch.where(given > 0, residual, 0.0), scale[:, 0])
 
 
-def _left(moving, fixed, weights, degree):
+def _left(moving, fixed, weights, model, size):
     """Fixed image minus its regression, over the deviation of what the regression explains."""
-    grey = regress(moving, fixed, weights, degree)
+    grey = regress(moving, fixed, weights, model, size)
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
     middle = (share * grey.fitted).sum(dim=1, keepdim=True)
     contrast = (share * (grey.fitted - middle).square()).sum(dim=1, keepdim=True).sqrt()
@@ -75,10 +78,10 @@ def reweighed(
     """Views with new weights, and the fits behind them, from the images that each view shows."""
     found, fits = [], []
     for sight, image in zip(sights, images, strict=True):
-        given = None if sight.weights is None else sight.weights.flatten(1)
-        carm = sight.drr.carm
+        given = None if sight.weights is None else sight.weights[:, 0]
+        carm, fixed = sight.drr.carm, sight.fixed[:, 0]
         pixel = float(carm.delx) * float(carm.sod) / float(carm.sdd)
-        fits.append(fit(image, sight.fixed.flatten(1), given, sight.degree, pixel))
+        fits.append(fit(image.reshape(fixed.shape), fixed, given, sight.grey, pixel))
         weights = fits[-1].weights.reshape(sight.fixed.shape)
         found.append(dataclasses.replace(sight, weights=weights))
     return found, fits

@@ -13,6 +13,7 @@ from torch import Tensor
 from drrlib.carm import CArm
 from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.grey_values import Model
 from drrlib.levenberg import covariance, normal_equations
 from drrlib.losses import get_loss
 from drrlib.matching import spread, sweep
@@ -183,7 +184,8 @@ class Registration:
         sights = self.levels.sights(level, fixed, weights, freed)
         rows = self._with_lengths(rows, freed)
         if task.loss_of is None:
-            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, plan.degree)
+            grey = Model(plan.degree, plan.smooth)
+            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, grey)
         rates = tuple(_FINE * rate / 2**level for rate in plan.rates)
         return refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), task.loss_of)
 

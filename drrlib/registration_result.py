@@ -28,7 +28,9 @@ class Preset:
         attempts: Where the answer is not sure, begin again with more rotations, so many times
             in all.
         degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
-            1 for scale and offset, 2 or 3 for another spectrum or scatter too.
+            1 for scale and offset, 2 or 3 for another spectrum too.
+        smooth: Degree of the polynomial over the detector by which images may differ as well, as by
+            scatter; 0 for none.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
 
     Raises:
@@ -44,6 +46,7 @@ class Preset:
     finest: int | None
     attempts: int
     degree: int = 3
+    smooth: int = 3
     rates: tuple[float, float] = (0.05, 8.0)
 
     def __post_init__(self):

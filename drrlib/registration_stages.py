@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from drrlib.grey_values import LINE, Model
 from drrlib.levenberg import Linear, Sight, levenberg, linearize, normal_equations
 from drrlib.metrics import mtre
 from drrlib.optimizers import Adam
@@ -137,16 +138,16 @@ def refine(
     owner: Int[Tensor, " m"],
     steps: Sequence[int],
     still: Sequence[float],
-    degree: int,
+    grey: Model,
 ) -> Refined:
     """Levenberg-Marquardt in rounds; before each, outliers are found anew and lose their weight.
 
     Args:
         steps: Most steps of each round.
         still: As in `levenberg`.
-        degree: Of the grey-value polynomial, as in `Sight`.
+        grey: How grey values may differ.
     """
-    each = [replace(s.rows(owner), degree=degree) for s in sights]
+    each = [replace(s.rows(owner), grey=grey) for s in sights]
     linear, renders = linearize(each, parameters), len(parameters)
     for most in steps:
         weighted, _ = reweighed(each, [one.image for one in linear])
@@ -159,8 +160,8 @@ def refine(
         for s, f in zip(each, fits, strict=True)
     ]
     loss = done.normal.loss
-    if degree > 1:
-        loss = 1 - (1 - 2 * loss).clamp_min(0).sqrt()  # 1 - R, which for degree 1 is 1 - ZNCC
+    if grey != LINE:
+        loss = 1 - (1 - 2 * loss).clamp_min(0).sqrt()  # 1 - R, which for a line is 1 - ZNCC
     return Refined(
         parameters, loss, misfit(fits, owner), torch.stack(kept).mean(dim=0).double().cpu(),
         renders, weighted, linear,

@@ -14,6 +14,7 @@ from torch import Tensor
 from drrlib.acquisition import two_materials
 from drrlib.descent import DescentResult, descend
 from drrlib.errors import ConfigError
+from drrlib.grey_values import LINE
 from drrlib.optimizers_gradient_free import CmaEs
 from drrlib.registration import PAPER_RUN, PRESETS, Registration
 from drrlib.registration_levels import Levels
@@ -113,7 +114,7 @@ def _levels(fixed, drr, start, search, finish=None):
 def _levels_lm(fixed, drr, start, search):
     def finish(sights, eta):
         owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
-        done = refine(sights, eta.flatten(0, 1), owner, _LM, (1e-5,) * 3 + (2e-3,) * 3, 1)
+        done = refine(sights, eta.flatten(0, 1), owner, _LM, (1e-5,) * 3 + (2e-3,) * 3, LINE)
         loss = done.loss.reshape(eta.shape[:2])
         return ranked(done.parameters.reshape(eta.shape), loss, done.renders)
 

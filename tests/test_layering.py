@@ -17,7 +17,7 @@ LAYERS = [
     ("readers", "scan_projection"),
     ("datasets",),
     ("drr",),
-    ("acquisition", "checks", "losses", "metrics", "regions"),
+    ("acquisition", "checks", "grey_values", "losses", "metrics", "regions"),
     ("evaluation",),
     ("optimizers", "landmarks"),
     ("graphs",),

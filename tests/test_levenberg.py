@@ -10,6 +10,7 @@ import torch
 from drrlib import levenberg as module
 from drrlib.carm import CArm
 from drrlib.drr import DRR
+from drrlib.grey_values import Model, smooth_fields
 from drrlib.levenberg import (
     Linear,
     Normal,
@@ -104,21 +105,25 @@ def test_normal_equations_are_the_derivatives_of_the_loss(weighted, views):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_curved_grey_values_have_the_derivative_of_what_they_leave(weighted):
-    """The loss is half the part of the variance that a cubic leaves: by NumPy, and differences."""
+@pytest.mark.parametrize("grey", [Model(3), Model(1, 2), Model(3, 3)])
+def test_regressed_grey_values_have_the_derivative_of_what_they_leave(weighted, grey):
+    """The loss is half the part of the variance that is left: by NumPy, and differences."""
     phantom = skull(16.0)
     small = Volume.from_hu(torch.tensor(phantom.hu).double(), phantom.affine)
     carm = CArm(1020.0, 510.0, 14, 12, 26.0, 30.0)
     weights = torch.rand(1, 1, 14, 12, generator=torch.Generator().manual_seed(3)).double()
     weights[..., :3, :5] = 0
     weights = weights if weighted else None
-    sight = dataclasses.replace(_sight(small, carm=carm, weights=weights), degree=3)
+    sight = dataclasses.replace(_sight(small, carm=carm, weights=weights), grey=grey)
     p = NEAR[None]
     model = _model([sight], p)
 
     root = np.ones(14 * 12) if weights is None else weights.sqrt().numpy().ravel()
     x, f = sight.render(p).numpy().ravel(), sight.fixed.numpy().ravel()
-    columns = root[:, None] * np.stack([x**k for k in range(4)], axis=1)
+    i, j = np.mgrid[1:28:2, 1:24:2].reshape(2, -1) / [[14], [12]] - 1
+    smooth = [i**k * j**n for k in range(4) for n in range(4) if 0 < k + n <= grey.smooth]
+    powers = [x**k for k in range(grey.degree + 1)]
+    columns = root[:, None] * np.stack([*powers, *smooth], axis=1)
     rest = root * f - columns @ np.linalg.lstsq(columns, root * f, rcond=None)[0]
     around = root * (f - (root**2 @ f) / (root @ root))
     assert float(model.loss) == pytest.approx(0.5 * (rest @ rest) / (around @ around), rel=1e-6)
@@ -136,11 +141,35 @@ def test_curved_grey_values_do_not_move_the_optimum(volume):
     sight = _sight(volume)
     bent = dataclasses.replace(sight, fixed=sight.fixed - 0.1 * sight.fixed.square())
     ends = [
-        _descent([dataclasses.replace(bent, degree=degree)], NEAR[None], 30).parameters
+        _descent([dataclasses.replace(bent, grey=Model(degree))], NEAR[None], 30).parameters
         for degree in (1, 3)
     ]
     line, cubic = (float(_error(volume, end)) for end in ends)
     assert cubic < 1e-2 and line > 10 * cubic
+
+
+def test_a_smooth_field_does_not_move_the_optimum(volume):
+    """As scatter, it lies over the image: its own columns find the pose, a line is pulled off."""
+    sight = _sight(volume)
+    height, width = sight.fixed.shape[-2:]
+    field = 0.5 * smooth_fields(height, width, 2).sum(dim=1).reshape(height, width)
+    spoilt = dataclasses.replace(sight, fixed=sight.fixed + field)
+    ends = [
+        _descent([dataclasses.replace(spoilt, grey=Model(1, k))], NEAR[None], 30).parameters
+        for k in (0, 2)
+    ]
+    line, smooth = (float(_error(volume, end)) for end in ends)
+    assert smooth < 1e-2 and line > 10 * smooth
+
+
+def test_smooth_fields_are_orthogonal_legendre_products():
+    fields = smooth_fields(60, 80, 3)
+    assert fields.shape == (4800, 9) and fields.abs().max() <= 1
+    gram = fields.T @ fields / 4800
+    assert (gram - torch.diag(gram.diagonal())).abs().max() < 2e-3
+    # The mean of the square of P_i P_j is 1 / (2 i + 1) / (2 j + 1).
+    expected = [1 / (2 * i + 1) / (2 * (k - i) + 1) for k in (1, 2, 3) for i in range(k + 1)]
+    assert torch.allclose(gram.diagonal(), torch.tensor(expected).double(), atol=2e-3)
 
 
 def test_rows_of_a_view_take_the_image_of_their_owner(volume):
