@@ -5,7 +5,8 @@ One start can fall into the wrong valley, and what decides is rotation. So the p
 1. sweeps coarse images of many rotations, each with all shifts at once (`matching`),
 2. lets the best few descend together at that level, dropping the worse half on the way,
 3. refines those that ended in different places by Levenberg-Marquardt at finer levels of detector
-   and volume (`levenberg`), and
+   and volume (`levenberg`), with grey values that may differ as those of an X-ray image do
+   (`grey_values`) and without pixels that no pose explains (`outliers`), and
 4. says how sure the best one is: how much worse the second place is, and how tightly the image
    holds each parameter.
 
