@@ -165,8 +165,10 @@ def test_ctrl_c_keeps_what_is_finished(way):
     command = [sys.executable, "-m", "drrlib.study", "study.toml", "--scheduler", way]
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell's background jobs, such as these tests may be, inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         for line in process.stderr:
             if line.startswith("study: 4 of 20 trials"):  # one line for each finished shard
                 break
