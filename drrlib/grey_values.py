@@ -49,24 +49,18 @@ def regress(
     moving: Float[Tensor, "m pixels"],
     fixed: Float[Tensor, "m pixels"],
     weights: Float[Tensor, "m pixels"],
-    model: Model,
-    size: tuple[int, int],
+    degree: int,
+    fields: Float[Tensor, "pixels f"],
 ) -> Grey:
-    """Weighted least squares of the fixed image.
-
-    Args:
-        size: Rows and columns of the images.
-    """
+    """Weighted least squares of the fixed image on powers of the moving one, and on `fields`."""
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
     # Without its mean, so that the ridge below does not depend on an offset of grey values.
     fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
     x = moving - (share * moving).sum(dim=1, keepdim=True)
     spread = (share * x.square()).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-20)
     x = x / spread
-    columns = torch.stack([x**k for k in range(model.degree + 1)], dim=2)
-    if model.smooth:
-        field = smooth_fields(*size, model.smooth).to(columns)
-        columns = torch.cat([columns, field.expand(len(columns), -1, -1)], dim=2)
+    powers = torch.stack([x**k for k in range(degree + 1)], dim=2)
+    columns = torch.cat([powers, fields.expand(len(powers), -1, -1)], dim=2)
     weighted = weights[..., None] * columns
     # Cholesky's factor in float64 makes the few columns orthonormal without a tall QR.
     gram = (weighted.mT @ columns).double()
@@ -76,18 +70,19 @@ def regress(
     turn = torch.linalg.solve_triangular(factor, unit, upper=False).mT.to(columns)
     weight = (turn @ (turn.mT @ (weighted.mT @ fixed[..., None])))[..., 0]  # of each column
     fitted = (columns @ weight[..., None])[..., 0]
-    slope = sum(k * weight[:, k, None] * columns[..., k - 1] for k in range(1, model.degree + 1))
+    slope = sum(k * weight[:, k, None] * columns[..., k - 1] for k in range(1, degree + 1))
     return Grey(fitted, fixed - fitted, slope / spread, columns, turn)
 
 
-def smooth_fields(height: int, width: int, degree: int) -> Float[Tensor, "pixels k"]:
+def smooth_fields(height: int, width: int, degree: int) -> Float[Tensor, "pixels f"]:
     """Products of Legendre polynomials over rows and columns, of this degree in all at most.
 
-    Without the constant; each is at most 1 in size.
+    Without the constant, so none for degree 0; each is at most 1 in size.
     """
     rows, columns = (_legendre(n, degree) for n in (height, width))
     pairs = [(i, k - i) for k in range(1, degree + 1) for i in range(k + 1)]
-    return torch.stack([torch.outer(rows[i], columns[j]).flatten() for i, j in pairs], dim=1)
+    fields = [torch.outer(rows[i], columns[j]).flatten() for i, j in pairs]
+    return torch.stack(fields, dim=1) if fields else rows[0].new_zeros(height * width, 0)
 
 
 def _legendre(count: int, degree: int) -> list[Float[Tensor, " count"]]:

@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool2d
 
 from drrlib.carm import Frame
 from drrlib.drr import DRR
-from drrlib.grey_values import LINE, Model, regress
+from drrlib.grey_values import LINE, Model, regress, smooth_fields
 from drrlib.projectors import project
 
 _BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
@@ -206,7 +206,8 @@ def _regressed(moving, jacobian, fixed, weights, sight):
     """
     weights = torch.ones_like(moving) if weights is None else weights
     root = weights.sqrt()
-    grey = regress(moving, fixed, weights, sight.grey, sight.fixed.shape[-2:])
+    fields = smooth_fields(*sight.fixed.shape[-2:], sight.grey.smooth).to(moving)
+    grey = regress(moving, fixed, weights, sight.grey.degree, fields)
     basis = root[..., None] * grey.columns @ grey.turn
     jacobian = (root * grey.slope)[..., None] * jacobian
     jacobian = basis @ (basis.mT @ jacobian) - jacobian

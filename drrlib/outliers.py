@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.grey_values import LINE, Model, regress
+from drrlib.grey_values import LINE, Model, regress, smooth_fields
 from drrlib.levenberg import Sight
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
@@ -50,22 +50,22 @@ def fit(
         model: How grey values may differ.
         pixel: Size of a pixel at the isocentre [mm].
     """
-    size = moving.shape[1:]
+    fields = smooth_fields(*moving.shape[1:], model.smooth).to(moving)
     moving, fixed = moving.flatten(1), fixed.flatten(1)
     given = torch.ones_like(moving) if weights is None else weights.flatten(1)
     fixed = torch.where(given > 0, fixed, 0.0)
     w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
     for _ in range(_ROUNDS):
-        residual = _left(moving, fixed, w, model, size)
+        residual = _left(moving, fixed, w, model.degree, fields)
         seen = torch.where(given > 0, residual.abs(), torch.nan)
         scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST * pixel)
         w = given * (1 - (residual / (_CUT * scale)).square()).clamp_min(0).square()
     return Fit(w, torch.where(given > 0, residual, 0.0), scale[:, 0])
 
 
-def _left(moving, fixed, weights, model, size):
+def _left(moving, fixed, weights, degree, fields):
     """Fixed image minus its regression, over the deviation of what the regression explains."""
-    grey = regress(moving, fixed, weights, model, size)
+    grey = regress(moving, fixed, weights, degree, fields)
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
     middle = (share * grey.fitted).sum(dim=1, keepdim=True)
     contrast = (share * (grey.fitted - middle).square()).sum(dim=1, keepdim=True).sqrt()
