@@ -37,8 +37,8 @@ from drrlib.volume import Volume
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
-# Images of fewer pixels across are fitted without a smooth field, which would take more from what
-# holds the pose than it gives: at 48 pixels errors grew by half, at 200 they fell.
+# Where the finest level has fewer pixels across, images are fitted without a smooth field, which
+# would take more of what holds the pose than it gives: errors grew at 48, and fell at 200.
 _SMALL = 80
 # Part of the pixels whose values are trusted; one pixel in so many is looked at.
 _TRUSTED, _EVERY = 0.9, 7
@@ -91,6 +91,9 @@ class Registration:
         carms = [carm, *(other for other, _ in others)]
         self.levels = Levels(volume, carms, poses, backend, self.preset.finest)
         self._points = targets(volume)
+        finest = self.levels.carm(0, self.levels.last)
+        large = min(finest.height, finest.width) >= _SMALL
+        self._grey = Model(self.preset.degree, self.preset.smooth if large else 0)
 
     def __call__(
         self,
@@ -187,10 +190,7 @@ class Registration:
         sights = self.levels.sights(level, fixed, weights, freed)
         rows = self._with_lengths(rows, freed)
         if task.loss_of is None:
-            carm = sights[0].drr.carm
-            small = min(carm.height, carm.width) < _SMALL
-            grey = Model(plan.degree, 0 if small else plan.smooth)
-            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, grey)
+            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, self._grey)
         rates = tuple(_FINE * rate / 2**level for rate in plan.rates)
         return refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), task.loss_of)
 

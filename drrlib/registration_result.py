@@ -30,7 +30,7 @@ class Preset:
         degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
             1 for scale and offset, 2 or 3 for another spectrum too.
         smooth: Degree of the polynomial over the detector by which images may differ as well, as by
-            scatter; 0 for none. Not used at levels of less than 80 pixels across.
+            scatter; 0 for none. Not used where the finest level is less than 80 pixels across.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
 
     Raises:
