@@ -8,9 +8,7 @@ the geometry: for some programs of a launch, lane by lane, which addresses a war
 
 import argparse
 import re
-import subprocess
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -173,30 +171,16 @@ def _means(rays, crossings, turns, rows, rows_once, bricks, bricks_once) -> dict
 
 def instructions(walk: str, pixels: int, capability: int) -> float:
     """Instructions of one turn of the loop, as compiled for this kind of GPU."""
+    import compiled
     import plane_walk
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    from drrlib.projectors import cuda, triton_kernels, triton_rays
+    from drrlib.projectors import cuda, triton_kernels
 
     kernel = triton_kernels.forward if walk == "slabs" else plane_walk.forward
     lanes = cuda.tiling(pixels, pixels) if walk == "slabs" else plane_walk.LANES
     given = dict(JOSEPH=False, GRADIENT=True, EXPLICIT=False, UNROLL=cuda.UNROLL)
     given |= cuda.program(*lanes)
-    types = {"geometry": "*fp64", "frames": "*fp64"}
-    types |= dict.fromkeys(triton_rays.SIZES, "i32") | dict.fromkeys(given, "constexpr")
-    signature = {name: types.get(name, "*fp32") for name in kernel.arg_names}
-    values = {name: x for name, x in given.items() if name in kernel.arg_names}
-    options = {name: x for name, x in given.items() if name not in kernel.arg_names}
-    source = ASTSource(kernel, signature, values)
-    done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(done.asm["cubin"])
-        file.flush()
-        text = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True).stdout
-    return loop_length(text) / cuda.UNROLL
+    return loop_length(compiled.dump(kernel, given, capability, "-sass", {})) / cuda.UNROLL
 
 
 def loop_length(sass: str) -> int:

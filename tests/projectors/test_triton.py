@@ -119,47 +119,27 @@ def _variants():
     yield "reduce", triton_adjoint.reduce, cuda.REDUCE, "fp64"
 
 
-def _resources(kernel, constants, voxel, capability, folder):
+def _resources(kernel, constants, voxel, capability):
     """Registers, and bytes of stack and of local memory that a thread takes."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    import compiled
 
-    from drrlib.projectors import triton_rays
-
-    double = ("geometry", "frames", "scale")
-    signature = {}
-    for name in kernel.arg_names:
-        if name in constants:
-            signature[name] = "constexpr"
-        elif name in triton_rays.SIZES:
-            signature[name] = "i32"
-        elif name in double:
-            signature[name] = "*fp64"
-        else:
-            typed = "mu" if "mu" in kernel.arg_names else "out"
-            signature[name] = f"*{voxel}" if name == typed else "*fp32"
-    options = {name: constants[name] for name in constants if name not in kernel.arg_names}
-    values = {name: x for name, x in constants.items() if name in kernel.arg_names}
-    source = ASTSource(kernel, signature, values)
-    done = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    cubin = folder / "kernel.cubin"
-    cubin.write_bytes(done.asm["cubin"])
-    dump = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True)
-    found = re.search(rb"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump.stdout)
-    assert found, dump.stdout + dump.stderr
+    typed = "mu" if "mu" in kernel.arg_names else "out"
+    option, types = "--dump-resource-usage", {typed: f"*{voxel}"}
+    said = compiled.dump(kernel, constants, capability, option, types)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", said)
+    assert found, said
     return tuple(map(int, found.groups()))
 
 
 @pytest.mark.parametrize("capability", [75, 90])
-def test_every_variant_compiles_without_spills(tmp_path, capability):
+def test_every_variant_compiles_without_spills(monkeypatch, capability):
     """sm_75 is a T4, sm_90 an H100 or H200. A spilled register shows as local memory."""
     if interpreted():
         pytest.skip("TRITON_INTERPRET=1 is set: nothing is compiled")
     pytest.importorskip("triton", reason="Triton is not installed: no kernels to compile")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     for name, kernel, constants, voxel in _variants():
-        registers, stack, local = _resources(kernel, constants, voxel, capability, tmp_path)
+        registers, stack, local = _resources(kernel, constants, voxel, capability)
         print(f"sm_{capability}  {registers:3d} registers  {name}")
         assert stack == 0 and local == 0, name
         # Of 65536 in a multiprocessor: at least 768 threads of a T4's 1024 stay in flight.
