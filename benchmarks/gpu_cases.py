@@ -12,9 +12,9 @@ from gpu_timing import GpuCase, Meter
 from peers_torch import _placeholders
 from scene import DETECTOR, SDD, SOD, Scene, View
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import DrrlibError
+from drrlib.geometry.carm import CArm
 from drrlib.volume import Volume
 
 # Poses of a batch lie around the view: so far at most [rad, mm].

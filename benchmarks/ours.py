@@ -8,8 +8,8 @@ import torch
 from scene import SDD, SOD, Scene, View
 from timing import Case
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm
 from drrlib.losses import zncc
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.volume import Volume

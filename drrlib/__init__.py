@@ -4,12 +4,12 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 `mu[x, y, z]` in 1/mm, images [batch, 1, height, width], `pose` is world_from_camera.
 """
 
-from drrlib.carm import CArm
 from drrlib.dicom import list_series, read_ct_series
 from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre
 from drrlib.losses import l2, ncc, zncc
-from drrlib.metrics import mtre
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.readers import read_volume
 from drrlib.registration import RegistrationResult, View, register

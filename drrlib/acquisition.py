@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
+from drrlib.geometry.carm import CArm
 from drrlib.volume import MU_WATER
 
 Images = Float[Tensor, "b 1 height width"]

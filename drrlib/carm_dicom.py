@@ -37,8 +37,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.errors import ConfigError, DicomError
+from drrlib.geometry.carm import CArm
 
 # Which tag holds a length, at which place, and what it is.
 _LENGTHS = {

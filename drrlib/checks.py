@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.scan_projection import Geometry
+from drrlib.geometry.localizer import Geometry
 
 
 def check_starts(start: Tensor) -> Float[Tensor, "n 6"]:

@@ -14,12 +14,12 @@ from drrlib.checks import check_image, check_starts
 from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry.localizer import Geometry
 from drrlib.graphs import Iteration
 from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
 from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
 from drrlib.progress import progress_bar
-from drrlib.scan_projection import Geometry
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import Frame
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry.carm import Frame
+from drrlib.geometry.localizer import Geometry
 from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients
-from drrlib.scan_projection import Geometry
 from drrlib.volume import Volume
 
 

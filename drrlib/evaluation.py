@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 
 from drrlib.errors import ConfigError
-from drrlib.metrics import wilson_interval
+from drrlib.geometry.metrics import wilson_interval
 
 FOUND = "mTRE < 1 mm"
 CRITERIA = {

@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from drrlib.carm import Frame
 from drrlib.drr import DRR
+from drrlib.geometry.carm import Frame
 from drrlib.grey_values import LINE, Model, regress, smooth_fields
 from drrlib.projectors import project
 

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
-from drrlib.se3 import so3_exp
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.se3 import so3_exp
 
 
 class Sweep(NamedTuple):

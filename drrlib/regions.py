@@ -18,8 +18,8 @@ from jaxtyping import Float
 from matplotlib.path import Path
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry.carm import CArm
 
 _CENTRAL = 0.2  # part of the image, around its middle, that is taken to be open
 _DEEPEST = 0.4  # a blade reaches at most so far into the image

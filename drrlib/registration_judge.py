@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
-from drrlib.se3 import inverse, so3_log, transform_points
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.se3 import inverse, so3_log, transform_points
 
 # A second place this many times worse is another place, not another name for noise.
 GAP = 1.5

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from drrlib.carm import CArm, Frame
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm, Frame
+from drrlib.geometry.se3 import check_rigid
 from drrlib.levenberg import Sight
-from drrlib.se3 import check_rigid
 from drrlib.volume import Volume
 
 FREE = ("sdd", "delx", "dely", "x0", "y0")

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.grey_values import Model
 from drrlib.levenberg import covariance, normal_equations
 from drrlib.losses import get_loss
 from drrlib.matching import spread, sweep
-from drrlib.metrics import mtre, targets
 from drrlib.registration_judge import beyond, hold, judge
 from drrlib.registration_levels import FREE, Levels
 from drrlib.registration_result import PRESETS, Preset, RegistrationResult

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm
 from drrlib.errors import ConfigError
+from drrlib.geometry.carm import CArm
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from drrlib.geometry.metrics import mtre
 from drrlib.grey_values import LINE, Model
 from drrlib.levenberg import Linear, Sight, levenberg, linearize, normal_equations
-from drrlib.metrics import mtre
 from drrlib.optimizers import Adam
 from drrlib.outliers import misfit, reweighed
 

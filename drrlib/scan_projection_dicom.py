@@ -30,7 +30,7 @@ from torch import Tensor
 
 from drrlib.dicom_tags import numbers, whole, words
 from drrlib.errors import ConfigError, DicomError
-from drrlib.scan_projection import ScanProjection
+from drrlib.geometry.localizer import ScanProjection
 
 # Patient coordinates of what someone who looks into the gantry from the table sees: up and right.
 _SEEN = {

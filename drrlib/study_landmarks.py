@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib import phantoms
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import pose_errors
+from drrlib.geometry.se3 import exp, transform_points
 from drrlib.landmarks import arun, pnp
-from drrlib.metrics import pose_errors
-from drrlib.se3 import exp, transform_points
 from drrlib.study_registration import Protocol, run_trials
 
 STARTS = ("blind", "arun", "pnp")

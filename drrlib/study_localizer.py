@@ -23,11 +23,11 @@ from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import rate_columns
+from drrlib.geometry.localizer import ScanProjection
+from drrlib.geometry.metrics import pose_errors
 from drrlib.landscapes import losses_at
-from drrlib.metrics import pose_errors
 from drrlib.optimizers import Adam
 from drrlib.registration_stages import ranked
-from drrlib.scan_projection import ScanProjection
 from drrlib.study import trial_generator
 from drrlib.study_registration import ETA_COLUMNS, to_degrees, to_radians
 from drrlib.volume import Volume

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib import datasets, phantoms
-from drrlib.carm import CArm
 from drrlib.descent import DescentResult, descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mrpd, mtre, pose_errors, targets
 from drrlib.losses import zncc
-from drrlib.metrics import mrpd, mtre, pose_errors, targets
 from drrlib.optimizers import OPTIMIZERS
 from drrlib.readers import read_volume
 from drrlib.study import trial_generator

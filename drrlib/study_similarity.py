@@ -23,7 +23,7 @@ from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import rate_columns
-from drrlib.metrics import mtre, targets
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.study_registration import Protocol
 
 _EACH = {

@@ -16,9 +16,9 @@ from drrlib.acquisition import (
     saturate,
     two_materials,
 )
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
+from drrlib.geometry.carm import CArm
 from drrlib.volume import MU_WATER, Volume
 from helpers import affine, worst
 

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.metrics import mtre
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre
 from drrlib.phantoms import skull
 from drrlib.readers import read_volume
 from drrlib.volume import Volume

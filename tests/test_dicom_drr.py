@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from drrlib.carm import CArm
 from drrlib.dicom import read_ct_series
 from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm
 from drrlib.phantoms import skull
 from drrlib.readers import read_volume
 from drrlib.volume import Volume

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ConfigError, ShapeError
+from drrlib.geometry.carm import CArm
 from drrlib.projectors import METHODS
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, outside_band, placed, random_volume, worst
@@ -94,7 +94,7 @@ def test_frozen_renderer_gives_the_same():
 # By itself: torch.compile cannot trace the wrappers that check shapes in tests.
 WHOLE = """
 import torch
-from drrlib.carm import CArm
+from drrlib.geometry.carm import CArm
 from drrlib.drr import DRR
 from drrlib.volume import Volume
 from helpers import affine, interpreted, placed, random_volume
@@ -135,7 +135,7 @@ def test_backend_for_other_attenuation():
 
 def test_jacobian_of_other_parameters():
     """Any map from parameters to source and detector will do, such as twists of the camera."""
-    from drrlib import se3
+    from drrlib.geometry import se3
 
     drr = DRR(_volume(torch.float64), _carm(), method="joseph")
     base = drr.pose(ETA)

@@ -14,7 +14,7 @@ from drrlib.evaluation import (
     success_by_distance,
     success_table,
 )
-from drrlib.metrics import wilson_interval
+from drrlib.geometry.metrics import wilson_interval
 from drrlib.paper import repository
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ConfigError, ShapeError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.localizer import ScanProjection
 from drrlib.graphs import Iteration
 from drrlib.losses import get_loss
 from drrlib.optimizers import OPTIMIZERS, get_optimizer
-from drrlib.scan_projection import ScanProjection
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
 

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from drrlib.carm import CArm
 from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre
+from drrlib.geometry.se3 import exp, inverse, transform_points
 from drrlib.landmarks import arun, pnp
-from drrlib.metrics import mtre
-from drrlib.se3 import exp, inverse, transform_points
 
 # About the landmarks of a head [mm]; no three on a line, no four in a plane.
 HEAD = torch.tensor(

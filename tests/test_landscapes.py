@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from drrlib import plotting_landscapes as draw
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry.carm import CArm
 from drrlib.landscapes import (
     PARAMETERS,
     along,

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from drrlib import levenberg as module
-from drrlib.carm import CArm
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.grey_values import Model, smooth_fields
 from drrlib.levenberg import (
     Linear,
@@ -22,7 +23,6 @@ from drrlib.levenberg import (
     residuals,
 )
 from drrlib.losses import get_loss
-from drrlib.metrics import mtre, targets
 from drrlib.phantoms import skull
 from drrlib.volume import Volume
 from helpers import worst

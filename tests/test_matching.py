@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from drrlib.carm import CArm
 from drrlib.drr import DRR
+from drrlib.geometry.carm import CArm
 from drrlib.losses import zncc
 from drrlib.matching import _looking_at, _turned, correlate, spread, sweep
 from drrlib.phantoms import skull

@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import avg_pool2d, pad
 
 from drrlib import regions
-from drrlib.carm import CArm
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.metrics import mtre, targets
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.phantoms import pelvis, skull
 from drrlib.registration import register
 from drrlib.volume import Volume

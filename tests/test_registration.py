@@ -7,17 +7,17 @@ import math
 import pytest
 import torch
 
-from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.metrics import mtre, pose_errors, targets
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.metrics import mtre, pose_errors, targets
+from drrlib.geometry.se3 import inverse
 from drrlib.phantoms import skull, thorax
 from drrlib.readers import read_volume
 from drrlib.registration import PRESETS, Preset, Registration, View, register
 from drrlib.registration_judge import beyond, hold, judge
 from drrlib.registration_stages import distinct
-from drrlib.se3 import inverse
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 48, 48, 400 / 48, 400 / 48)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from drrlib.carm import CArm
 from drrlib.checks import check_image
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.se3 import inverse
 from drrlib.phantoms import skull
 from drrlib.registration_levels import Levels, View
-from drrlib.se3 import inverse
 from drrlib.volume import Volume
 from helpers import worst
 

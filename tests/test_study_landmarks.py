@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.metrics import mtre, targets
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.study_landmarks import landmark_trials, landmarks_of, on_detector, picked_pose
 from drrlib.study_registration import Protocol, eta_of
 

@@ -7,7 +7,7 @@ import torch
 
 from drrlib.errors import ConfigError
 from drrlib.evaluation import converged_table, error_table
-from drrlib.metrics import mtre, targets
+from drrlib.geometry.metrics import mtre, targets
 from drrlib.study_pipeline import METHODS, pipeline_trials
 from drrlib.study_registration import Protocol, eta_of
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.se3 import inverse, so3_log, transform_points
+from drrlib.geometry.se3 import inverse, so3_log, transform_points
 from drrlib.volume import Volume
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from drrlib import se3
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.metrics import mpd, mrpd, mtre, pose_errors, wilson_interval
+from drrlib.geometry import se3
+from drrlib.geometry.metrics import mpd, mrpd, mtre, pose_errors, wilson_interval
 
 POINTS = torch.tensor([[3.0, 0, 0], [0, 4.0, 0]]).double()
 

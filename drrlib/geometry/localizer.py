@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.carm import CArm, Scalar, join_pixels
 from drrlib.errors import ConfigError
+from drrlib.geometry.carm import CArm, Scalar, join_pixels
 from drrlib.projectors import Grid, line_integrals
 
 

@@ -10,12 +10,12 @@ import torch
 
 import helpers
 from drrlib import phantoms
-from drrlib.carm import CArm
 from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.localizer import ScanProjection
 from drrlib.projectors import line_integrals
-from drrlib.scan_projection import ScanProjection
 from drrlib.volume import Volume
 
 H = math.pi / 2

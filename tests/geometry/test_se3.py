@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from drrlib import se3
 from drrlib.errors import GeometryError
+from drrlib.geometry import se3
 
 AXES = torch.nn.functional.normalize(
     torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 2, 3], [-2, 1, 0.5]]).double(), dim=1

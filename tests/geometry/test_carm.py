@@ -9,8 +9,8 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from drrlib.carm import CArm
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
+from drrlib.geometry.carm import CArm
 from helpers import xray_header
 
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
