@@ -10,8 +10,8 @@ from timing import Case
 
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
-from drrlib.losses import zncc
 from drrlib.projectors import Grid, line_integrals, project
+from drrlib.similarity.correlation import zncc
 from drrlib.volume import Volume
 
 

@@ -9,10 +9,10 @@ from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
-from drrlib.losses import l2, ncc, zncc
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.readers import read_volume
 from drrlib.registration import RegistrationResult, View, register
+from drrlib.similarity.correlation import l2, ncc, zncc
 from drrlib.volume import Volume
 
 __all__ = [

@@ -16,10 +16,10 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.localizer import Geometry
 from drrlib.graphs import Iteration
-from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
 from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
 from drrlib.progress import progress_bar
+from drrlib.similarity.correlation import get_loss
 from drrlib.volume import Volume
 
 # Where no levels are given: detector binnings and steps at each, as far as the detector allows.
@@ -97,7 +97,7 @@ def descend(
         volume: CT as attenuation.
         carm: Intrinsics of the X-ray image, or the ScanProjection of a CT localizer.
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
-        loss: A name of `drrlib.losses.LOSSES`, or a function (fixed, moving) -> [n].
+        loss: A name of `drrlib.similarity.correlation.LOSSES`, or a function (fixed, moving) -> [n].
         optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
             gradients "nelder-mead", "powell", "cma-es" or an object of
             `drrlib.optimizers_gradient_free`, where a step is one render and starts run one after

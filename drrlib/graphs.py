@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ShapeError
-from drrlib.losses import get_loss
 from drrlib.optimizers import get_optimizer
+from drrlib.similarity.correlation import get_loss
 
 _WARM_UP = 3  # calls before the recording: compile the kernels, fill the caches
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.losses import get_loss
+from drrlib.similarity.correlation import get_loss
 
 PARAMETERS = ("theta", "phi", "gamma", "bx", "by", "bz")
 ROTATION_PAIRS = (("theta", "phi"), ("theta", "gamma"), ("phi", "gamma"))

@@ -21,8 +21,8 @@ from torch.nn.functional import avg_pool2d
 
 from drrlib.drr import DRR
 from drrlib.geometry.carm import Frame
-from drrlib.grey_values import LINE, Model, regress, smooth_fields
 from drrlib.projectors import project
+from drrlib.similarity.grey import LINE, Model, regress, smooth_fields
 
 _BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
 _FIRST, _LEAST, _MOST = 1e-3, 1e-9, 1e9  # damping

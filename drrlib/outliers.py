@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.grey_values import LINE, Model, regress, smooth_fields
 from drrlib.levenberg import Sight
+from drrlib.similarity.grey import LINE, Model, regress, smooth_fields
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
 # Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the

@@ -14,9 +14,7 @@ from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.grey_values import Model
 from drrlib.levenberg import covariance, normal_equations
-from drrlib.losses import get_loss
 from drrlib.matching import spread, sweep
 from drrlib.registration_judge import beyond, hold, judge
 from drrlib.registration_levels import FREE, Levels
@@ -31,6 +29,8 @@ from drrlib.registration_stages import (
     refine_by_descent,
     search_coarsely,
 )
+from drrlib.similarity.correlation import get_loss
+from drrlib.similarity.grey import Model
 from drrlib.volume import Volume
 
 # Steps below these end a level, and the finest level [rad, mm].

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from drrlib.geometry.metrics import mtre
-from drrlib.grey_values import LINE, Model
 from drrlib.levenberg import Linear, Sight, levenberg, linearize, normal_equations
 from drrlib.optimizers import Adam
 from drrlib.outliers import misfit, reweighed
+from drrlib.similarity.grey import LINE, Model
 
 APART = 10.0  # [mm] mTRE between poses that count as different places
 _LOW = 0.05  # part of the rates that is left at the end of a descent

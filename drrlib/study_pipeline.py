@@ -14,11 +14,11 @@ from torch import Tensor
 from drrlib.acquisition import two_materials
 from drrlib.descent import DescentResult, descend
 from drrlib.errors import ConfigError
-from drrlib.grey_values import LINE
 from drrlib.optimizers_gradient_free import CmaEs
 from drrlib.registration import PAPER_RUN, PRESETS, Registration
 from drrlib.registration_levels import Levels
 from drrlib.registration_stages import Candidates, descend_together, ranked, refine
+from drrlib.similarity.grey import LINE
 from drrlib.study_registration import Protocol, pose_columns
 from drrlib.study_similarity import acquire
 

@@ -23,9 +23,9 @@ from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mrpd, mtre, pose_errors, targets
-from drrlib.losses import zncc
 from drrlib.optimizers import OPTIMIZERS
 from drrlib.readers import read_volume
+from drrlib.similarity.correlation import zncc
 from drrlib.study import trial_generator
 from drrlib.volume import Volume
 

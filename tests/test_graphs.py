@@ -12,8 +12,8 @@ from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.localizer import ScanProjection
 from drrlib.graphs import Iteration
-from drrlib.losses import get_loss
 from drrlib.optimizers import OPTIMIZERS, get_optimizer
+from drrlib.similarity.correlation import get_loss
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
 

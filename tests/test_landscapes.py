@@ -25,7 +25,7 @@ from drrlib.landscapes import (
     rotation_axes,
     width_at,
 )
-from drrlib.losses import LOSSES
+from drrlib.similarity.correlation import LOSSES
 from drrlib.volume import Volume
 
 PAPER_LOSSES = ("zncc", "ncc", "l2")  # those whose Hessian the module knows

@@ -11,7 +11,6 @@ from drrlib import levenberg as module
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.grey_values import Model, smooth_fields
 from drrlib.levenberg import (
     Linear,
     Normal,
@@ -22,8 +21,9 @@ from drrlib.levenberg import (
     normal_equations,
     residuals,
 )
-from drrlib.losses import get_loss
 from drrlib.phantoms import skull
+from drrlib.similarity.correlation import get_loss
+from drrlib.similarity.grey import Model, smooth_fields
 from drrlib.volume import Volume
 from helpers import worst
 

@@ -7,9 +7,9 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
-from drrlib.losses import zncc
 from drrlib.matching import _looking_at, _turned, correlate, spread, sweep
 from drrlib.phantoms import skull
+from drrlib.similarity.correlation import zncc
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 48, 40, 9.0, 8.0)

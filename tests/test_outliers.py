@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from drrlib.grey_values import LINE, Model, smooth_fields
 from drrlib.outliers import Fit, fit, misfit
+from drrlib.similarity.grey import LINE, Model, smooth_fields
 from helpers import worst
 
 

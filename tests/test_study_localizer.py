@@ -12,7 +12,7 @@ from drrlib import datasets
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DatasetError
 from drrlib.geometry.metrics import pose_errors, wilson_interval
-from drrlib.losses import zncc
+from drrlib.similarity.correlation import zncc
 from drrlib.study_localizer import (
     ETA_COLUMNS,
     SIMULATED,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.losses import zncc
-from drrlib.losses_patch import _patches, _tiling, multiscale_ncc_loss, patch_ncc_loss
+from drrlib.similarity.correlation import zncc
+from drrlib.similarity.patch import _patches, _tiling, multiscale_ncc_loss, patch_ncc_loss
 
 
 def _image(seed, batch=1, size=(24, 32)):

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from drrlib import losses_information
 from drrlib.errors import ConfigError
-from drrlib.losses_information import _information, _Joint, _table, mutual_information_loss
+from drrlib.similarity import information as losses_information
+from drrlib.similarity.information import _information, _Joint, _table, mutual_information_loss
 
 
 def _image(seed, batch=1, size=(24, 32)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.losses import LOSSES, get_loss, l2, ncc, zncc
+from drrlib.similarity.correlation import LOSSES, get_loss, l2, ncc, zncc
 
 
 def _image(seed, batch=1, size=(5, 4)):

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drrlib.errors import ConfigError
-from drrlib.losses_common import check, constant
+from drrlib.similarity.common import check, constant
 
 _CHUNK = 1 << 19  # entries of the largest table of windows [image, pixel, bin]; fits a cache
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from drrlib.errors import ShapeError
-from drrlib.losses_common import centred, check, constant, unlike
+from drrlib.similarity.common import centred, check, constant, unlike
 
 
 def gradient_ncc_loss(fixed: Tensor, moving: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from drrlib.errors import ConfigError
-from drrlib.losses_common import centred, check, constant, mean, unlike
+from drrlib.similarity.common import centred, check, constant, mean, unlike
 
 # Variance of a patch that counts half, as a part of the variance of the whole image. Grain of 2 %
 # of the peak, in an image whose standard deviation is a third of it, has 0.4 %.

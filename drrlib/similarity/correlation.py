@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError
-from drrlib.losses_common import centred, check, constant, mean, unlike
-from drrlib.losses_gradient import gradient_ncc_loss
-from drrlib.losses_information import mutual_information_loss
-from drrlib.losses_patch import multiscale_ncc_loss, patch_ncc_loss
+from drrlib.similarity.common import centred, check, constant, mean, unlike
+from drrlib.similarity.gradient import gradient_ncc_loss
+from drrlib.similarity.information import mutual_information_loss
+from drrlib.similarity.patch import multiscale_ncc_loss, patch_ncc_loss
 
 Images = Float[Tensor, "#b 1 height width"]
 
