@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.levenberg import Sight
+from drrlib.optimize.second_order import Sight
 from drrlib.similarity.grey import LINE, Model, regress, smooth_fields
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing

@@ -21,12 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.checks import check_image, check_starts
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import targets
-from drrlib.levenberg import Sight, covariance, linearize, normal_equations
+from drrlib.optimize.loop import descend
+from drrlib.optimize.second_order import Sight, covariance, linearize, normal_equations
 from drrlib.registration_judge import hold
 from drrlib.registration_levels import View
 from drrlib.registration_pipeline import Registration

@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d, pad
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm, Frame
 from drrlib.geometry.se3 import check_rigid
-from drrlib.levenberg import Sight
+from drrlib.optimize.second_order import Sight
 from drrlib.volume import Volume
 
 FREE = ("sdd", "delx", "dely", "x0", "y0")

@@ -14,8 +14,8 @@ from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.levenberg import covariance, normal_equations
 from drrlib.matching import spread, sweep
+from drrlib.optimize.second_order import covariance, normal_equations
 from drrlib.registration_judge import beyond, hold, judge
 from drrlib.registration_levels import FREE, Levels
 from drrlib.registration_result import PRESETS, Preset, RegistrationResult
@@ -82,7 +82,7 @@ class Registration:
             if not isinstance(each, CArm):
                 raise ConfigError(
                     f"got a {type(each).__name__} for a C-arm; register takes CArm alone: for "
-                    "other geometries use drrlib.descent.descend from several starts"
+                    "other geometries use drrlib.optimize.loop.descend from several starts"
                 )
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
         self.volume, self.carm = volume, carm

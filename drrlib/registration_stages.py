@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from drrlib.geometry.metrics import mtre
-from drrlib.levenberg import Linear, Sight, levenberg, linearize, normal_equations
-from drrlib.optimizers import Adam
+from drrlib.optimize.rules import Adam
+from drrlib.optimize.second_order import Linear, Sight, levenberg, linearize, normal_equations
 from drrlib.outliers import misfit, reweighed
 from drrlib.similarity.grey import LINE, Model
 

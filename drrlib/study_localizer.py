@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from drrlib import datasets, phantoms
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import rate_columns
 from drrlib.geometry.localizer import ScanProjection
 from drrlib.geometry.metrics import pose_errors
 from drrlib.landscapes import losses_at
-from drrlib.optimizers import Adam
+from drrlib.optimize.loop import descend
+from drrlib.optimize.rules import Adam
 from drrlib.registration_stages import ranked
 from drrlib.study import trial_generator
 from drrlib.study_registration import ETA_COLUMNS, to_degrees, to_radians

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.acquisition import two_materials
-from drrlib.descent import DescentResult, descend
 from drrlib.errors import ConfigError
-from drrlib.optimizers_gradient_free import CmaEs
+from drrlib.optimize.gradient_free import CmaEs
+from drrlib.optimize.loop import DescentResult, descend
 from drrlib.registration import PAPER_RUN, PRESETS, Registration
 from drrlib.registration_levels import Levels
 from drrlib.registration_stages import Candidates, descend_together, ranked, refine

@@ -17,13 +17,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib import datasets, phantoms
-from drrlib.descent import DescentResult, descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mrpd, mtre, pose_errors, targets
-from drrlib.optimizers import OPTIMIZERS
+from drrlib.optimize.loop import DescentResult, descend
+from drrlib.optimize.rules import OPTIMIZERS
 from drrlib.readers import read_volume
 from drrlib.similarity.correlation import zncc
 from drrlib.study import trial_generator

@@ -19,11 +19,11 @@ from drrlib.acquisition import (
     saturate,
     two_materials,
 )
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.evaluation import rate_columns
 from drrlib.geometry.metrics import mtre, targets
+from drrlib.optimize.loop import descend
 from drrlib.study_registration import Protocol
 
 _EACH = {

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, pose_errors, targets
 from drrlib.geometry.se3 import inverse
+from drrlib.optimize.loop import descend
 from drrlib.phantoms import skull, thorax
 from drrlib.readers import read_volume
 from drrlib.registration import PRESETS, Preset, Registration, View, register

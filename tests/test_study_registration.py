@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mrpd, mtre
+from drrlib.optimize.loop import descend
 from drrlib.study_registration import (
     Protocol,
     eta_of,

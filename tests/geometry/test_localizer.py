@@ -10,11 +10,11 @@ import torch
 
 import helpers
 from drrlib import phantoms
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.localizer import ScanProjection
+from drrlib.optimize.loop import descend
 from drrlib.projectors import line_integrals
 from drrlib.volume import Volume
 

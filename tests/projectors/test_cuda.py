@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drrlib.descent import descend
 from drrlib.errors import BackendError, DeviceError
 from drrlib.geometry.carm import CArm
+from drrlib.optimize.loop import descend
 from drrlib.projectors import METHODS, Grid, choose_backend, cuda, line_integrals, project
 from drrlib.volume import Volume
 from helpers import (

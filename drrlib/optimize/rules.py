@@ -185,6 +185,6 @@ def get_optimizer(optimizer: str | Optimizer) -> Optimizer:
     if optimizer.lower() not in OPTIMIZERS:
         raise ConfigError(
             f"optimizer is {optimizer!r}; choose one of {', '.join(OPTIMIZERS)} or pass an "
-            "object of drrlib.optimizers"
+            "object of drrlib.optimize.rules"
         )
     return OPTIMIZERS[optimizer.lower()]()

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
+from drrlib.optimize.loop import descend
 from drrlib.phantoms import skull
 from drrlib.readers import read_volume
 from drrlib.volume import Volume

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drrlib.descent import descend
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.localizer import ScanProjection
-from drrlib.graphs import Iteration
-from drrlib.optimizers import OPTIMIZERS, get_optimizer
+from drrlib.optimize.graphs import Iteration
+from drrlib.optimize.loop import descend
+from drrlib.optimize.rules import OPTIMIZERS, get_optimizer
 from drrlib.similarity.correlation import get_loss
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
@@ -125,7 +125,7 @@ def test_a_descent_takes_the_same_way_by_recorded_iterations(backend, each, monk
         made.append(graph)
         return Iteration(*args, **options)
 
-    monkeypatch.setattr("drrlib.descent.Iteration", unrecorded)
+    monkeypatch.setattr("drrlib.optimize.loop.Iteration", unrecorded)
     found = _descend(drr, fixed, graph=True)
     assert made == [True, True]
     _agree(found, expected)

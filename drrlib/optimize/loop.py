@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from drrlib.checks import check_image, check_starts
-from drrlib.descent_search import LOST, RAN_OUT, Search
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.localizer import Geometry
-from drrlib.graphs import Iteration
-from drrlib.optimizers import get_optimizer
-from drrlib.optimizers_gradient_free import GRADIENT_FREE, GradientFree
+from drrlib.optimize.gradient_free import GRADIENT_FREE, GradientFree
+from drrlib.optimize.graphs import Iteration
+from drrlib.optimize.rules import get_optimizer
+from drrlib.optimize.search import LOST, RAN_OUT, Search
 from drrlib.progress import progress_bar
 from drrlib.similarity.correlation import get_loss
 from drrlib.volume import Volume
@@ -98,9 +98,9 @@ def descend(
         carm: Intrinsics of the X-ray image, or the ScanProjection of a CT localizer.
         start: Pose parameters eta to start from, [6] or [n, 6]; n starts run side by side.
         loss: A name of `drrlib.similarity.correlation.LOSSES`, or a function (fixed, moving) -> [n].
-        optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimizers`; without
+        optimizer: "gd", "gdm", "gddm", "adam" or an object of `drrlib.optimize.rules`; without
             gradients "nelder-mead", "powell", "cma-es" or an object of
-            `drrlib.optimizers_gradient_free`, where a step is one render and starts run one after
+            `drrlib.optimize.gradient_free`, where a step is one render and starts run one after
             the other.
         derivative: "exact" takes the gradient from the render's own march; "finite" from central
             differences over +-0.5 degrees and +-0.5 mm, twelve renders more in each step.

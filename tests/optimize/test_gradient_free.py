@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.optimizers_gradient_free import GRADIENT_FREE, CmaEs, SciPySearch
+from drrlib.optimize.gradient_free import GRADIENT_FREE, CmaEs, SciPySearch
 
 TRUE = torch.tensor([0.1, -0.2, 0.05, 12.0, -7.0, 3.0], dtype=torch.float64)
 SCALE = torch.tensor([0.2, 0.2, 0.2, 10.0, 10.0, 10.0], dtype=torch.float64)

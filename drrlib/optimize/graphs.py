@@ -12,7 +12,7 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ShapeError
-from drrlib.optimizers import get_optimizer
+from drrlib.optimize.rules import get_optimizer
 from drrlib.similarity.correlation import get_loss
 
 _WARM_UP = 3  # calls before the recording: compile the kernels, fill the caches
@@ -25,7 +25,7 @@ class Iteration:
         drr: Renderer; for a graph with backend "cuda".
         fixed: X-ray image as line integrals [1, 1, height, width], or one for each start [n, ...].
         start: Pose parameters eta to start from [n, 6] (rad, mm).
-        loss, optimizer: As in `drrlib.descent.descend`.
+        loss, optimizer: As in `drrlib.optimize.loop.descend`.
         graph: Record a CUDA graph and replay it at each call; otherwise run operation by
             operation, on any device.
 

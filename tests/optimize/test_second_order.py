@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from drrlib import levenberg as module
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.levenberg import (
+from drrlib.optimize import second_order as module
+from drrlib.optimize.second_order import (
     Linear,
     Normal,
     Sight,
