@@ -11,7 +11,7 @@ from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.readers import read_volume
-from drrlib.registration import RegistrationResult, View, register
+from drrlib.registration.register import RegistrationResult, View, register
 from drrlib.similarity.correlation import l2, ncc, zncc
 from drrlib.volume import Volume
 

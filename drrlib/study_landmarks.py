@@ -18,7 +18,7 @@ from drrlib.errors import ConfigError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import pose_errors
 from drrlib.geometry.se3 import exp, transform_points
-from drrlib.landmarks import arun, pnp
+from drrlib.registration.landmarks import arun, pnp
 from drrlib.study_registration import Protocol, run_trials
 
 STARTS = ("blind", "arun", "pnp")

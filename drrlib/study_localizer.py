@@ -27,7 +27,7 @@ from drrlib.geometry.metrics import pose_errors
 from drrlib.landscapes import losses_at
 from drrlib.optimize.loop import descend
 from drrlib.optimize.rules import Adam
-from drrlib.registration_stages import ranked
+from drrlib.registration.stages import ranked
 from drrlib.study import trial_generator
 from drrlib.study_registration import ETA_COLUMNS, to_degrees, to_radians
 from drrlib.volume import Volume

@@ -15,9 +15,9 @@ from drrlib.acquisition import two_materials
 from drrlib.errors import ConfigError
 from drrlib.optimize.gradient_free import CmaEs
 from drrlib.optimize.loop import DescentResult, descend
-from drrlib.registration import PAPER_RUN, PRESETS, Registration
-from drrlib.registration_levels import Levels
-from drrlib.registration_stages import Candidates, descend_together, ranked, refine
+from drrlib.registration.levels import Levels
+from drrlib.registration.register import PAPER_RUN, PRESETS, Registration
+from drrlib.registration.stages import Candidates, descend_together, ranked, refine
 from drrlib.similarity.grey import LINE
 from drrlib.study_registration import Protocol, pose_columns
 from drrlib.study_similarity import acquire

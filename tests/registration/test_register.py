@@ -15,9 +15,9 @@ from drrlib.geometry.se3 import inverse
 from drrlib.optimize.loop import descend
 from drrlib.phantoms import skull, thorax
 from drrlib.readers import read_volume
-from drrlib.registration import PRESETS, Preset, Registration, View, register
-from drrlib.registration_judge import beyond, hold, judge
-from drrlib.registration_stages import distinct
+from drrlib.registration.judge import beyond, hold, judge
+from drrlib.registration.register import PRESETS, Preset, Registration, View, register
+from drrlib.registration.stages import distinct
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 48, 48, 400 / 48, 400 / 48)

@@ -13,7 +13,7 @@ from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.se3 import inverse
 from drrlib.phantoms import skull
-from drrlib.registration_levels import Levels, View
+from drrlib.registration.levels import Levels, View
 from drrlib.volume import Volume
 from helpers import worst
 

@@ -10,7 +10,7 @@ from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
 from drrlib.geometry.se3 import exp, inverse, transform_points
-from drrlib.landmarks import arun, pnp
+from drrlib.registration.landmarks import arun, pnp
 
 # About the landmarks of a head [mm]; no three on a line, no four in a plane.
 HEAD = torch.tensor(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drrlib.outliers import Fit, fit, misfit
+from drrlib.registration.outliers import Fit, fit, misfit
 from drrlib.similarity.grey import LINE, Model, smooth_fields
 from helpers import worst
 

@@ -27,10 +27,10 @@ from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import targets
 from drrlib.optimize.loop import descend
 from drrlib.optimize.second_order import Sight, covariance, linearize, normal_equations
-from drrlib.registration_judge import hold
-from drrlib.registration_levels import View
-from drrlib.registration_pipeline import Registration
-from drrlib.registration_result import PRESETS, Preset, RegistrationResult
+from drrlib.registration.judge import hold
+from drrlib.registration.levels import View
+from drrlib.registration.pipeline import Registration
+from drrlib.registration.result import PRESETS, Preset, RegistrationResult
 from drrlib.volume import Volume
 
 __all__ = ["PRESETS", "Preset", "Registration", "RegistrationResult", "View", "register"]

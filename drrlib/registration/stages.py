@@ -12,7 +12,7 @@ from torch import Tensor
 from drrlib.geometry.metrics import mtre
 from drrlib.optimize.rules import Adam
 from drrlib.optimize.second_order import Linear, Sight, levenberg, linearize, normal_equations
-from drrlib.outliers import misfit, reweighed
+from drrlib.registration.outliers import misfit, reweighed
 from drrlib.similarity.grey import LINE, Model
 
 APART = 10.0  # [mm] mTRE between poses that count as different places

@@ -14,12 +14,11 @@ from drrlib.checks import check_image, check_starts
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.matching import spread, sweep
 from drrlib.optimize.second_order import covariance, normal_equations
-from drrlib.registration_judge import beyond, hold, judge
-from drrlib.registration_levels import FREE, Levels
-from drrlib.registration_result import PRESETS, Preset, RegistrationResult
-from drrlib.registration_stages import (
+from drrlib.registration.judge import beyond, hold, judge
+from drrlib.registration.levels import FREE, Levels
+from drrlib.registration.result import PRESETS, Preset, RegistrationResult
+from drrlib.registration.stages import (
     APART,
     Candidates,
     Refined,
@@ -29,6 +28,7 @@ from drrlib.registration_stages import (
     refine_by_descent,
     search_coarsely,
 )
+from drrlib.registration.sweep import spread, sweep
 from drrlib.similarity.correlation import get_loss
 from drrlib.similarity.grey import Model
 from drrlib.volume import Volume

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from drrlib import regions
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
 from drrlib.phantoms import pelvis, skull
-from drrlib.registration import register
+from drrlib.registration import regions
+from drrlib.registration.register import register
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 30, 40, 2.0, 4.0)
