@@ -4,13 +4,13 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 `mu[x, y, z]` in 1/mm, images [batch, 1, height, width], `pose` is world_from_camera.
 """
 
-from drrlib.dicom import list_series, read_ct_series
-from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
+from drrlib.io.ct import read_volume
+from drrlib.io.dicom_series import list_series, read_ct_series
+from drrlib.io.dicom_write import write_ct_series
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.readers import read_volume
 from drrlib.registration.register import RegistrationResult, View, register
 from drrlib.similarity.correlation import l2, ncc, zncc
 from drrlib.volume import Volume

@@ -18,8 +18,8 @@ import pandas as pd
 import pooch
 
 from drrlib.errors import ConfigError, DatasetError
+from drrlib.io.ct import read_volume
 from drrlib.paper import repository
-from drrlib.readers import read_volume
 from drrlib.volume import Volume
 
 MAX_MEMBER = 2**30  # bytes that one file of an archive may have

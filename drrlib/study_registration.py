@@ -22,9 +22,9 @@ from drrlib.errors import ConfigError
 from drrlib.evaluation import CRITERIA
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mrpd, mtre, pose_errors, targets
+from drrlib.io.ct import read_volume
 from drrlib.optimize.loop import DescentResult, descend
 from drrlib.optimize.rules import OPTIMIZERS
-from drrlib.readers import read_volume
 from drrlib.similarity.correlation import zncc
 from drrlib.study import trial_generator
 from drrlib.volume import Volume

@@ -254,7 +254,7 @@ class CArm:
         """Intrinsics and positioner angles of an XA, DX or CR image.
 
         No length is guessed: what the header lacks must be given by keyword, which also replaces
-        what the header says. See `drrlib.carm_dicom` for the tags and what they mean.
+        what the header says. See `drrlib.io.carm_header` for the tags and what they mean.
 
         Args:
             header: pydicom dataset.
@@ -271,7 +271,7 @@ class CArm:
             DicomError: names the missing or unusable tag and the keyword that replaces it.
             GeometryError: lengths that no C-arm can have.
         """
-        from drrlib.carm_dicom import read_header  # it needs this class
+        from drrlib.io.carm_header import read_header  # it needs this class
 
         return read_header(header, sdd=sdd, sod=sod, delx=delx, dely=dely, frame=frame)
 

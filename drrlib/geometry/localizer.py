@@ -191,7 +191,7 @@ class ScanProjection:
         """Lengths and pose of a CT localizer.
 
         Nothing is guessed: what the header lacks must be given by keyword, which also replaces
-        what the header says. See `drrlib.scan_projection_dicom` for the tags and what they mean,
+        what the header says. See `drrlib.io.localizer_header` for the tags and what they mean,
         and for the one thing that no tag tells, the column of the central ray.
 
         Args:
@@ -212,7 +212,7 @@ class ScanProjection:
                 that replaces it.
             GeometryError: lengths that no scanner can have.
         """
-        from drrlib.scan_projection_dicom import read_header  # it needs this class
+        from drrlib.io.localizer_header import read_header  # it needs this class
 
         return read_header(
             header, sdd=sdd, sod=sod, tube_angle=tube_angle, patient_position=patient_position

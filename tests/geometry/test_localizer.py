@@ -318,7 +318,7 @@ def test_the_real_localizer_fits_its_ct(real_data):
     file = folder / "study_21570_mixed/S1000_surview/I10"
     if not file.exists() or not (folder / "study_21570_mixed/S2010_axial_5mm").exists():
         pytest.skip("DRRLIB_DATA does not hold the localizer of the plastic skull")
-    from drrlib.readers import read_volume
+    from drrlib.io.ct import read_volume
     from drrlib.similarity.correlation import zncc
 
     header = pydicom.dcmread(file)

@@ -10,9 +10,9 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
+from drrlib.io.ct import read_volume
 from drrlib.optimize.loop import descend
 from drrlib.phantoms import skull
-from drrlib.readers import read_volume
 from drrlib.volume import Volume
 from helpers import worst
 

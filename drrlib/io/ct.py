@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from drrlib.dicom import read_ct_series
 from drrlib.errors import ConfigError
-from drrlib.nifti import read_nifti
+from drrlib.io.dicom_series import read_ct_series
+from drrlib.io.nifti import read_nifti
 from drrlib.volume import MU_WATER, Volume
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from drrlib.dicom import list_series, read_ct_series
-from drrlib.dicom_write import write_ct_series
 from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
+from drrlib.io.dicom_series import list_series, read_ct_series
+from drrlib.io.dicom_write import write_ct_series
 
 RNG = np.random.default_rng(0)
 HU = RNG.integers(-1024, 3000, (7, 5, 4)).astype(np.float32)

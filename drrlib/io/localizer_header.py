@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.dicom_tags import numbers, whole, words
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry.localizer import ScanProjection
+from drrlib.io.dicom_tags import numbers, whole, words
 
 # Patient coordinates of what someone who looks into the gantry from the table sees: up and right.
 _SEEN = {

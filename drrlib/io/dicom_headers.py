@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drrlib.dicom_tags import GEOMETRY, Header, read_header
 from drrlib.errors import DicomError
+from drrlib.io.dicom_tags import GEOMETRY, Header, read_header
 
 MAX_VOXELS = 2**30  # 2 GiB as stored with 16 bits
 

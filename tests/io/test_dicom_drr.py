@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from drrlib.dicom import read_ct_series
-from drrlib.dicom_write import write_ct_series
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
+from drrlib.io.ct import read_volume
+from drrlib.io.dicom_series import read_ct_series
+from drrlib.io.dicom_write import write_ct_series
 from drrlib.phantoms import skull
-from drrlib.readers import read_volume
 from drrlib.volume import Volume
 from helpers import worst
 

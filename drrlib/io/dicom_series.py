@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000TransferSyntaxes
 
-from drrlib.dicom_headers import Series, SeriesInfo, scan
-from drrlib.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.errors import DicomError
+from drrlib.io.dicom_headers import Series, SeriesInfo, scan
+from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
 
 AIR_HU = -1000.0
 FAR_HU = 65536.0  # far beyond the extended CT scale; a damaged header

@@ -6,8 +6,8 @@ import pydicom
 import pytest
 import torch
 
-from drrlib.carm_dicom import start_from_dicom
 from drrlib.errors import ConfigError, DicomError
+from drrlib.io.carm_header import start_from_dicom
 from helpers import xray_header
 
 H = math.pi / 2

@@ -10,8 +10,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
-from drrlib.dicom_tags import CT_IMAGE
 from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
+from drrlib.io.dicom_tags import CT_IMAGE
 
 INTERCEPT = -1024
 LOWEST, HIGHEST = -32768 + INTERCEPT, 32767 + INTERCEPT
