@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from drrlib.paper import paper_values
+from drrlib.lab.paper import paper_values
 
 IMAGE, POSE, VOLUME = "image", "image+pose gradient", "image+volume gradient"
 JACOBIAN = "image+jacobian"

@@ -4,7 +4,7 @@ from collections import Counter
 
 from gpu_plan import IMAGE, JACOBIAN, POSE, table_1_cells
 
-from drrlib.paper import paper_values
+from drrlib.lab.paper import paper_values
 
 
 def block(job, rows: list[dict], left: float) -> None:

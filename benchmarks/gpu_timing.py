@@ -11,7 +11,7 @@ from subprocess import CalledProcessError, run
 import torch
 from timing import Case
 
-from drrlib.timing import peak_bytes
+from drrlib.lab.timing import peak_bytes
 
 OUT_OF_MEMORY = "out of memory"
 # [ms] A call that takes longer has no launches worth hiding: one run gives both times.

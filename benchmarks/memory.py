@@ -44,7 +44,7 @@ def here(wanted: dict, threads: int) -> dict:
     import torch
     from scene import Scene
 
-    from drrlib.timing import peak_bytes
+    from drrlib.lab.timing import peak_bytes
 
     affine = np.eye(4)
     affine[:3, 3] = -127.5

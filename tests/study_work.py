@@ -9,7 +9,7 @@ import numba
 import pandas as pd
 import torch
 
-from drrlib.study import trial_generator
+from drrlib.lab.studies.runner import trial_generator
 
 
 def draws(config, indices):

@@ -50,7 +50,7 @@ for turn in ("first", "second"):  # "Run all" may be pressed twice
 if colab:
     import numpy, torch
     from drrlib import DRR, CArm, Volume
-    from drrlib.paper import paper_value, repository
+    from drrlib.lab.paper import paper_value, repository
     import drrlib
 
     hu = torch.full((8, 8, 8), 0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from drrlib import repro
 from drrlib.errors import ConfigError
-from drrlib.paper import compare_with_paper
+from drrlib.lab import run as repro
+from drrlib.lab.paper import compare_with_paper
 
 ROOT = repro.repository()
 FULL = ROOT / "results" / "full"

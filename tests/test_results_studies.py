@@ -6,8 +6,8 @@ import re
 import pandas as pd
 import pytest
 
-from drrlib.evaluation import converged_table, error_table, success_table
-from drrlib.paper import repository
+from drrlib.lab.evaluation import converged_table, error_table, success_table
+from drrlib.lab.paper import repository
 
 FULL = repository() / "results" / "full"
 # (records, table, columns that tell groups apart)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import helpers
-from drrlib import phantoms
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.localizer import ScanProjection
+from drrlib.lab import phantoms
 from drrlib.optimize.loop import descend
 from drrlib.projectors import line_integrals
 from drrlib.volume import Volume

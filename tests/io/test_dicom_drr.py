@@ -8,7 +8,7 @@ from drrlib.geometry.carm import CArm
 from drrlib.io.ct import read_volume
 from drrlib.io.dicom_series import read_ct_series
 from drrlib.io.dicom_write import write_ct_series
-from drrlib.phantoms import skull
+from drrlib.lab.phantoms import skull
 from drrlib.volume import Volume
 from helpers import worst
 

@@ -11,8 +11,8 @@ from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre
 from drrlib.io.ct import read_volume
+from drrlib.lab.phantoms import skull
 from drrlib.optimize.loop import descend
-from drrlib.phantoms import skull
 from drrlib.volume import Volume
 from helpers import worst
 

@@ -10,6 +10,7 @@ import torch
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
+from drrlib.lab.phantoms import skull
 from drrlib.optimize import second_order as module
 from drrlib.optimize.second_order import (
     Linear,
@@ -21,7 +22,6 @@ from drrlib.optimize.second_order import (
     normal_equations,
     residuals,
 )
-from drrlib.phantoms import skull
 from drrlib.similarity.correlation import get_loss
 from drrlib.similarity.grey import Model, smooth_fields
 from drrlib.volume import Volume

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drrlib.phantoms import Box, Ellipsoid, Scene
+from drrlib.lab.phantoms import Box, Ellipsoid, Scene
 from drrlib.projectors import METHODS, Grid, line_integrals, project
 from helpers import ALIGNED_VIEWS, GENERIC_VIEWS, affine, random_volume, view, worst
 

@@ -12,7 +12,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.se3 import inverse
-from drrlib.phantoms import skull
+from drrlib.lab.phantoms import skull
 from drrlib.registration.levels import Levels, View
 from drrlib.volume import Volume
 from helpers import worst

@@ -11,7 +11,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, targets
-from drrlib.phantoms import pelvis, skull
+from drrlib.lab.phantoms import pelvis, skull
 from drrlib.registration import regions
 from drrlib.registration.register import register
 from drrlib.volume import Volume

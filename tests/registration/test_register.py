@@ -13,8 +13,8 @@ from drrlib.geometry.carm import CArm
 from drrlib.geometry.metrics import mtre, pose_errors, targets
 from drrlib.geometry.se3 import inverse
 from drrlib.io.ct import read_volume
+from drrlib.lab.phantoms import skull, thorax
 from drrlib.optimize.loop import descend
-from drrlib.phantoms import skull, thorax
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.register import PRESETS, Preset, Registration, View, register
 from drrlib.registration.stages import distinct

@@ -7,7 +7,7 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.geometry.carm import CArm
-from drrlib.phantoms import skull
+from drrlib.lab.phantoms import skull
 from drrlib.registration.sweep import _looking_at, _turned, correlate, spread, sweep
 from drrlib.similarity.correlation import zncc
 from drrlib.volume import Volume

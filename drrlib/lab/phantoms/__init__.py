@@ -1,0 +1,13 @@
+"""Made-up patients and closed-form solids: ground truth with no download and no real person.
+
+`skull`, `thorax` and `pelvis` return a `Phantom`: HU, affine and named landmarks. `Box`,
+`Ellipsoid` and `Scene` have line integrals in closed form, against which projectors are judged.
+"""
+
+from drrlib.lab.phantoms.closed_form import Box, Ellipsoid, Scene
+from drrlib.lab.phantoms.painting import Phantom
+from drrlib.lab.phantoms.pelvis import pelvis
+from drrlib.lab.phantoms.skull import skull
+from drrlib.lab.phantoms.thorax import thorax
+
+__all__ = ["Box", "Ellipsoid", "Phantom", "Scene", "pelvis", "skull", "thorax"]

@@ -1,0 +1,279 @@
+"""Studies of many trials: shards that survive a kill, any executor, the same table every time.
+
+A trial is a pure function of the study's configuration and its index. Trials go in shards; a shard
+is computed as one call, and its table is written to a temporary name and renamed, so a study that
+is killed loses at most the shards that were running, and a second call goes on where it ended.
+There is no scheduler here: whatever offers `concurrent.futures.Executor` runs the shards
+(`study_workers` opens the usual ones), and `python -m drrlib.lab.studies.runner` runs a study from a file.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numba
+import numpy as np
+import pandas as pd
+import torch
+
+from drrlib.atomic import write_whole
+from drrlib.errors import ConfigError, WorkerError
+from drrlib.progress import progress_bar
+
+Work = Callable[[Mapping, Sequence[int]], pd.DataFrame]
+_log = logging.getLogger(__name__ if __name__ != "__main__" else "drrlib.lab.studies.runner")
+
+
+def trial_generator(seed: int, index: int) -> torch.Generator:
+    """Random numbers of trial `index`: the same in any order, batch, process or resumed run."""
+    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)
+
+
+def installed_version(package: str) -> str:
+    """As its metadata say; "unknown" for a package that runs from its sources."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def run_study(
+    work: Work,
+    config: Mapping,
+    trials: int,
+    folder: str | os.PathLike,
+    *,
+    shard: int = 100,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compute trials 0 .. trials - 1, or those of them that `folder` does not hold yet.
+
+    Args:
+        work: (config, indices) -> table with one row for each index and a column `trial`. A
+            function of a module, so that other processes can import it.
+        config: What the trials depend on; only values that JSON can hold.
+        trials: Number of trials; a larger number than last time adds trials.
+        folder: Where the shards are kept; one study each.
+        shard: Trials computed in one call.
+        executor: Runs shards, and returns their tables to this process, which alone writes.
+            Default: this process, one shard after the other.
+        threads: Of the CPU kernels in each call; None leaves them as they are. All at once should
+            not be more than the machine has cores. PyTorch computes a shard in one thread
+            whatever this is: the last bits of its sums change with its number of threads.
+        progress: Show a bar with the time left, where the output is a terminal or notebook.
+
+    Returns:
+        The trials in order of their index, the same bits by any executor on processors of one
+        kind. `attrs["seconds"]` is the time spent in `work`, summed over all shards and, where
+        shards ran elsewhere, over all workers; `shard_log` tells who computed what.
+
+    Raises:
+        ConfigError: the folder holds another study, or one begun with other versions of drrlib
+            and torch, or a worker has other versions, or a number is out of range.
+        WorkerError: the executor lost its processes.
+        Whatever `work` raises.
+        In each case the shards that were finished by then are kept.
+    """
+    folder = Path(folder)
+    if executor is not None and (work.__module__ == "__main__" or "<" in work.__qualname__):
+        raise ConfigError(
+            f"work is {work.__module__}:{work.__qualname__}, which another process cannot import; "
+            "move it to the top level of a module"
+        )
+    spans = _spans(trials, shard)
+    _claim(folder, work, config, shard)
+    call = functools.partial(_timed, work, dict(config), threads, _versions())
+    tables = {first: _read(folder, span) for first, span in spans.items()}
+    missing = [first for first, table in tables.items() if table is None]
+    done = trials - sum(len(spans[first]) for first in missing)
+    bar = progress_bar(trials, "trial", progress)
+    bar.update(done)
+    try:
+        for first, table in _compute(call, spans, missing, executor):
+            tables[first] = _write(folder, spans[first], table)
+            done += len(spans[first])
+            bar.update(len(spans[first]))
+            made = tables[first].attrs
+            _log.info(
+                "%d of %d trials; %d to %d by %s in %.1f s",
+                done, trials, first, spans[first][-1], made["worker"], made["seconds"],
+            )  # fmt: skip
+    except (BrokenExecutor, CancelledError) as error:
+        raise WorkerError(_lost(error, done, trials, folder)) from error
+    except Exception as error:
+        # Dask's, which need not be installed: several workers died while they ran this shard.
+        if type(error).__name__ == "KilledWorker":
+            raise WorkerError(_lost(error, done, trials, folder)) from error
+        raise
+    finally:
+        bar.close()
+    whole = pd.concat([tables[first] for first in spans], ignore_index=True)
+    whole.attrs = {"seconds": sum(table.attrs["seconds"] for table in tables.values())}
+    return whole
+
+
+def finished_trials(
+    work: Work, config: Mapping, trials: int, folder: str | os.PathLike, *, shard: int = 100
+) -> int:
+    """How many trials of a study its folder holds; nothing is written. Errors as `run_study`."""
+    spans = _spans(trials, shard)
+    _claim(Path(folder), work, config, shard, write=False)
+    return sum(len(span) for span in spans.values() if _name(Path(folder), span).is_file())
+
+
+def shard_log(folder: str | os.PathLike) -> pd.DataFrame:
+    """Who computed which shard of a study and when, in order of time.
+
+    Returns:
+        Columns first and last (trial), worker ("host:process id"), and began and ended
+        [seconds since 1970, by the worker's clock].
+    """
+    rows = []
+    for path in Path(folder).glob("shard-*.parquet"):
+        table = pd.read_parquet(path, columns=["trial"])
+        made, trial = table.attrs, table["trial"]
+        row = dict(first=trial.iloc[0], last=trial.iloc[-1], worker=made["worker"])
+        rows.append({**row, "began": made["began"], "ended": made["began"] + made["seconds"]})
+    columns = ["first", "last", "worker", "began", "ended"]
+    return pd.DataFrame(rows, columns=columns).sort_values("began", ignore_index=True)
+
+
+def _spans(trials: int, shard: int) -> dict[int, range]:
+    """First index of each shard -> its indices."""
+    if trials < 1 or shard < 1:
+        raise ConfigError(f"got {trials} trials in shards of {shard}; expected at least 1 of each")
+    return {first: range(first, min(first + shard, trials)) for first in range(0, trials, shard)}
+
+
+def _compute(call, spans, missing, executor):
+    """Yield (first index, table) of the missing shards as they are finished."""
+    if executor is None:
+        for first in missing:
+            yield first, call(spans[first])
+        return
+    running = {executor.submit(call, spans[first]): first for first in missing}
+    try:
+        for future in as_completed(running):
+            first, table = running.pop(future), future.result()
+            # Whoever holds a future of Dask wants its result kept: when the worker that has it
+            # dies, the shard is computed again, though its table is here.
+            del future
+            yield first, table
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _timed(work: Work, config: Mapping, threads: int | None, versions: dict, span: range):
+    """One shard, computed and checked where it is made."""
+    if _versions() != versions:
+        raise ConfigError(
+            f"a worker has {_versions()}, the study is computed with {versions}; install the same "
+            "versions everywhere"
+        )
+    began, clock = time.time(), time.perf_counter()
+    with _limited(threads):
+        table = work(config, span)
+    if not isinstance(table, pd.DataFrame) or list(table.get("trial", ())) != list(span):
+        raise ConfigError(
+            f"work returned {type(table).__name__} for trials {span.start} to {span.stop - 1}; "
+            "expected a DataFrame whose column `trial` holds these indices in order"
+        )
+    seconds, worker = time.perf_counter() - clock, f"{platform.node()}:{os.getpid()}"
+    # Beside the values, so that tables of any origin are equal.
+    table.attrs |= {"seconds": seconds, "began": began, "worker": worker}
+    return table
+
+
+@contextlib.contextmanager
+def _limited(threads: int | None) -> Iterator[None]:
+    """One thread for PyTorch, so many for Numba.
+
+    Set here and not by environment variables: these are read when a library is loaded, which in a
+    new process may be before anybody can set them, and each kind of worker has other ways.
+    """
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    if threads is not None:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def _lost(error: Exception, done: int, trials: int, folder: Path) -> str:
+    """What happened to the workers, and what to do."""
+    kept = f"{done} of {trials} trials are kept in {folder}: run the study again to go on"
+    if isinstance(error, CancelledError):
+        return f"the scheduler went away or cancelled the study; {kept} once it is back"
+    if isinstance(error, BrokenExecutor):
+        return (
+            "a process that computed shards died: killed, or out of memory, or it could not start "
+            f"(its own message, if any, is above; a script must start processes under "
+            f'`if __name__ == "__main__":`); {kept}, with fewer processes if memory was short'
+        )
+    return f"{error} Perhaps they ran out of memory: use fewer workers, or smaller shards; {kept}"
+
+
+def _versions() -> dict[str, str]:
+    return {name: installed_version(name) for name in ("drrlib", "torch")}
+
+
+def _claim(folder: Path, work: Work, config: Mapping, shard: int, write: bool = True) -> None:
+    """Write down whose folder this is, or raise if it is another study's."""
+    record = {"work": f"{work.__module__}:{work.__qualname__}", "shard": shard}
+    record["versions"] = _versions()
+    try:
+        text = json.dumps({**record, "config": dict(config)}, indent=1, sort_keys=True)
+    except TypeError as error:
+        raise ConfigError(f"config holds a value that JSON cannot: {error}") from error
+    path = folder / "study.json"
+    if not path.is_file():
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+        return
+    there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+    if there != mine:
+        there, mine = ({**x.pop("config"), **x} for x in (there, mine))
+        names = sorted(there.keys() | mine.keys())
+        apart = [k for k in names if there.get(k) != mine.get(k)]
+        raise ConfigError(
+            f"{folder} holds a study that differs in {', '.join(apart)}; use another folder, or "
+            "delete this one to start anew"
+        )
+
+
+def _name(folder: Path, span: range) -> Path:
+    return folder / f"shard-{span.start:07d}-{span.stop - 1:07d}.parquet"
+
+
+def _read(folder: Path, span: range) -> pd.DataFrame | None:
+    path = _name(folder, span)
+    return pd.read_parquet(path) if path.is_file() else None
+
+
+def _write(folder: Path, span: range, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the shard as read back: a resumed study sees the very same values."""
+    path = _name(folder, span)
+    write_whole(path, lambda name: table.to_parquet(name, index=False))
+    return pd.read_parquet(path)
+
+
+if __name__ == "__main__":
+    from drrlib.lab.studies.command import main
+
+    raise SystemExit(main())
