@@ -14,7 +14,7 @@ from scene import DETECTOR, SDD, SOD, Scene, View
 
 from drrlib.drr import DRR
 from drrlib.errors import DrrlibError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.volume import Volume
 
 # Poses of a batch lie around the view: so far at most [rad, mm].

@@ -9,9 +9,9 @@ from scene import SDD, SOD, Scene, View
 from timing import Case
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.similarity.correlation import zncc
+from drrlib.similarity import zncc
 from drrlib.volume import Volume
 
 

@@ -256,9 +256,7 @@ def timed(device: str, volumes: dict[str, tuple], pixels: int, repeats: int = 25
         grid = Grid(scene.mu, torch.from_numpy(scene.affine))
         for pose in VIEWS:
             points = [torch.from_numpy(x)[None] for x in scene.view(pose, pixels).frame()]
-            voxel = [grid.to_voxel(x.to(device)) for x in points[:2]]
-            voxel += [grid.to_voxel_step(x.to(device)) for x in points[2:]]
-            rest = (torch.cat(voxel, dim=-1), pixels, pixels)
+            rest = (grid.frames(*points), pixels, pixels)
             calls = {
                 "slabs": partial(cuda.march, grid, *rest, "siddon", True),
                 "planes": partial(plane_walk.march, grid, *rest, True),

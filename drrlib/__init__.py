@@ -1,28 +1,30 @@
 """Differentiable DRRs by Siddon's and Joseph's methods, and 2D/3D registration with them.
 
 Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterior, +z superior),
-`mu[x, y, z]` in 1/mm, images [batch, 1, height, width], `pose` is world_from_camera.
+`mu[x, y, z]` in 1/mm, images [..., 1, height, width], `pose` is world_from_camera.
 """
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mtre
-from drrlib.io.ct import read_volume
-from drrlib.io.dicom_series import list_series, read_ct_series
-from drrlib.io.dicom_write import write_ct_series
+from drrlib.geometry import CArm, ScanProjection, eta, mtre
+from drrlib.io import carm_from_dicom, list_series, read_ct_series, read_volume, start_from_dicom
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.registration.register import RegistrationResult, View, register
-from drrlib.similarity.correlation import l2, ncc, zncc
+from drrlib.registration import Registration, RegistrationResult, descend, regions, register
+from drrlib.similarity import ncc, zncc
+from drrlib.view import View
 from drrlib.volume import Volume
 
 __all__ = [
     "DRR",
     "CArm",
     "Grid",
+    "Registration",
     "RegistrationResult",
+    "ScanProjection",
     "View",
     "Volume",
-    "l2",
+    "carm_from_dicom",
+    "descend",
+    "eta",
     "line_integrals",
     "list_series",
     "mtre",
@@ -30,7 +32,8 @@ __all__ = [
     "project",
     "read_ct_series",
     "read_volume",
+    "regions",
     "register",
-    "write_ct_series",
+    "start_from_dicom",
     "zncc",
 ]

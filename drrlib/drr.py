@@ -2,16 +2,24 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import warnings
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry.carm import Frame
-from drrlib.geometry.localizer import Geometry
-from drrlib.projectors import METHODS, Grid, choose_backend, endpoint_gradients
+from drrlib.geometry import LENGTHS, Geometry
+from drrlib.projectors import (
+    METHODS,
+    Grid,
+    choose_backend,
+    endpoint_gradients,
+    frame_gradients,
+    images,
+)
 from drrlib.volume import Volume
 
 
@@ -20,14 +28,16 @@ class DRR:
 
     Args:
         volume: Attenuation with its affine; `volume.mu` may require a gradient.
-        carm: Intrinsics, whose lengths may require gradients: a CArm, or a geometry whose method
-            `integrate` gives the images of a grid for poses, such as ScanProjection.
+        carm: Intrinsics, whose lengths may require gradients: a CArm, or another geometry with its
+            methods, such as ScanProjection.
         method: "siddon" (exact) or "joseph" (smooth in the pose, for second-order steps).
-        backend: "auto", "cpu", "cuda" or "reference".
+        backend: "auto", "cpu", "cuda" or "reference". A float64 volume takes the reference, which
+            is slow; "auto" warns of it.
         patch_size: Render square patches of so many pixels; changes memory, never the image.
 
     Raises:
-        ConfigError, BackendError: an unknown option, or a backend that cannot run here.
+        ConfigError, BackendError: not a Volume, an unknown option, or a backend that cannot run
+            here.
     """
 
     def __init__(
@@ -39,6 +49,11 @@ class DRR:
         backend: str = "auto",
         patch_size: int | None = None,
     ):
+        if not isinstance(volume, Volume):
+            raise ConfigError(
+                f"volume is a {type(volume).__name__}; expected a Volume: read_volume(path), "
+                "Volume.from_hu(hu, affine) or Volume(mu, affine)"
+            )
         if method not in METHODS:
             raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
         self.volume, self.carm = volume, carm
@@ -46,6 +61,12 @@ class DRR:
         self.grid = Grid(volume.mu, volume.affine)
         self._wanted = backend
         self.backend = choose_backend(self.grid, backend)
+        if backend == "auto" and volume.mu.dtype == torch.float64:
+            warnings.warn(
+                "the volume is float64, which only the PyTorch reference renders, some fifty times "
+                "as slowly as the kernels: volume.to(torch.float32), or name backend='reference'",
+                stacklevel=2,
+            )
         self._center = volume.center.to(self.grid.mu.device)
 
     def with_carm(self, carm: Geometry) -> "DRR":
@@ -86,13 +107,13 @@ class DRR:
         other.grid = self.grid.freeze()
         return other
 
-    def view(
-        self, eta: Float[Tensor, "b 6"], **lengths: float | int | Tensor
-    ) -> Float[Tensor, "b 1 height width"]:
-        """Images at eta by this C-arm with some of its lengths at other values.
+    def at(
+        self, eta: Numbers, **lengths: float | int | Tensor
+    ) -> Float[Tensor, "*b 1 height width"]:
+        """Images at pose parameters, if wanted with other lengths of the C-arm.
 
         Args:
-            eta: As in `pose`.
+            eta: [..., 6], as in `pose`; see `geometry.eta`.
             lengths: New values of `CArm`'s fields by name, such as sdd=torch.tensor(1000.0) [mm];
                 tensors may require gradients.
 
@@ -105,67 +126,119 @@ class DRR:
         unknown = sorted(set(lengths) - {field.name for field in dataclasses.fields(self.carm)})
         if unknown:
             raise ConfigError(
-                f"a C-arm has no {', '.join(unknown)}; it has sdd, sod, delx, dely, "
-                "x0, y0 [mm], and height and width in pixels"
+                f"a C-arm has no {', '.join(unknown)}; it has {', '.join(LENGTHS)} [mm], and "
+                "height and width in pixels"
             )
-        other = self.with_carm(dataclasses.replace(self.carm, **lengths))
-        return other(other.pose(eta))
+        seen = self.with_carm(dataclasses.replace(self.carm, **lengths)) if lengths else self
+        return seen(seen.pose(eta))
 
-    def pose(self, eta: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
+    def pose(self, eta: Numbers) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta about this volume's centre; see `CArm.pose`."""
+        eta = as_tensor(eta, "eta")
         near = eta.device == self._center.device
         return self.carm.pose(eta, self._center if near else self.volume.center)
 
-    def __call__(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 1 height width"]:
+    def __call__(self, pose: Numbers) -> Float[Tensor, "*b 1 height width"]:
         """Line integrals [-] seen from each pose (world_from_camera), on the volume's device.
+
+        Args:
+            pose: [..., 4, 4].
 
         Gradients: pose, the lengths of `carm`, `volume.mu`; first derivatives.
         """
-        image = self.carm.integrate(
-            self.grid, pose,
-            method=self.method, backend=self.backend, patch_size=self.patch_size,
-        )  # fmt: skip
-        return image[:, None]
+        frames, rows = self.frames(as_tensor(pose, "pose"))
+        how = dict(method=self.method, backend=self.backend, patch_size=self.patch_size)
+        image = images(self.grid, frames.reshape(-1, 12), rows, self.carm.width, **how)
+        return image.reshape(*frames.shape[:-2], 1, self.carm.height, self.carm.width)
 
-    def jacobian(
-        self,
-        parameters: Float[Tensor, "b n"],
-        frame_of: Callable[[Tensor], Frame] | None = None,
-    ) -> tuple[Float[Tensor, "b 1 height width"], Float[Tensor, "b 1 height width n"]]:
-        """Images and their derivatives with respect to the parameters of each pose.
+    def frames(self, pose: Tensor, shift: bool = True) -> tuple[Float[Tensor, "*b k 12"], int]:
+        """Source and detector of each pose in voxel coordinates, and rows of each of its parts.
 
-        One march: the derivatives come from the sums that the kernel keeps per ray.
-
-        Args:
-            parameters: One row per image; eta, unless `frame_of` says otherwise.
-            frame_of: Maps parameters [b, n] to `CArm.frame`'s source and detector, row by row,
-                such as lambda xi: carm.frame(pose @ se3.exp(xi)).
-
-        Returns:
-            The image and dE/dparameters, both without autograd history.
+        Every image of this renderer goes through here. Without `shift`, of derivatives of poses.
         """
-        if parameters.ndim != 2:
-            raise ShapeError(f"parameters has shape {tuple(parameters.shape)}; expected [batch, n]")
-        frame_of = frame_of or (lambda eta: self.carm.frame(self.pose(eta)))
-        grid = self.grid
+        if self.grid.mu.ndim == 4:
+            self.grid.check_poses(pose.shape[:-2].numel() if shift else self.grid.volumes)
+        frame, rows = self.carm.strips(pose)
+        return self.grid.frames(*frame, shift=shift), rows
 
-        def frames(p: Tensor) -> Tensor:
-            source, corner, *steps = frame_of(p)
-            points = [grid.to_voxel(source), grid.to_voxel(corner)]
-            return torch.cat(points + [grid.to_voxel_step(x) for x in steps], dim=-1)
-
-        p = parameters.detach()
-        # Rows do not depend on each other, so the sum over them has all the derivatives.
-        slope = torch.autograd.functional.jacobian(lambda x: frames(x).sum(dim=0), p)  # [12, b, n]
+    def march(self, frames: Float[Tensor, "b k 12"]) -> "March":
+        """Images of `frames`, with what their derivatives by them are made of; without history."""
+        rows = self.carm.height // frames.shape[1]
         image, sums = endpoint_gradients(
-            grid, frames(p), self.carm.height, self.carm.width,
+            self.grid, frames.reshape(-1, 12), rows, self.carm.width,
             method=self.method, backend=self.backend,
         )  # fmt: skip
-        at_source, corner, column, row = slope.to(sums).permute(1, 0, 2).split(3, dim=1)
-        j = torch.arange(self.carm.width).to(sums)[:, None] + 0.5
-        i = torch.arange(self.carm.height).to(sums)[:, None, None] + 0.5
-        ds, dp = sums[..., :3].flatten(1, 2), sums[..., 3:].flatten(1, 2)  # [b, h w, 3]
-        shape = (*image.shape, p.shape[1])
+        image = image.reshape(len(frames), 1, self.carm.height, self.carm.width)
+        return March(image, sums, self.grid, self.backend)
+
+    def jacobian(
+        self, eta: Numbers
+    ) -> tuple[Float[Tensor, "*b 1 height width"], Float[Tensor, "*b 1 height width 6"]]:
+        """Images and their derivatives by the pose parameters, from one march.
+
+        Args:
+            eta: [..., 6], as in `pose`.
+
+        Returns:
+            The image and dE/deta, both without autograd history.
+        """
+        eta = as_tensor(eta, "eta", torch.float64).detach()
+        image, slopes = self.linearize(self.pose(eta), self.carm.pose_slopes(eta))
+        return image, slopes
+
+    def linearize(
+        self, pose: Float[Tensor, "*b 4 4"], slopes: Float[Tensor, "*b n 4 4"]
+    ) -> tuple[Float[Tensor, "*b 1 height width"], Float[Tensor, "*b 1 height width n"]]:
+        """As `jacobian`, for any parameters of the pose.
+
+        Args:
+            pose: world_from_camera.
+            slopes: Its derivative by each parameter, such as pose @ hat(xi) for twists of the
+                camera.
+        """
+        frames, _ = self.frames(pose)
+        moved, _ = self.frames(slopes, shift=False)
+        march = self.march(frames.reshape(-1, *frames.shape[-2:]))
+        jacobian = march.jacobian(moved.reshape(-1, *moved.shape[-3:]))
+        lead = pose.shape[:-2]
+        return march.image.reshape(*lead, *march.image.shape[1:]), jacobian.reshape(
+            *lead, *jacobian.shape[1:]
+        )
+
+
+class March(NamedTuple):
+    """Images of one march, and their derivatives by source and targets.
+
+    Attributes:
+        image: [b, 1, height, width].
+        sums: Derivatives of each pixel by its source and its target, of each part of the detector
+            [b k, rows, width, 6].
+        grid, backend: What was marched through, and how.
+    """
+
+    image: Float[Tensor, "b 1 height width"]
+    sums: Tensor
+    grid: Grid
+    backend: str
+
+    def jacobian(self, slopes: Float[Tensor, "b n k 12"]) -> Float[Tensor, "b 1 height width n"]:
+        """Derivative of the image by n parameters, whose derivatives of the frames are given."""
+        sums, n = self.sums, slopes.shape[1]
+        at_source, corner, column, row = (
+            slopes.to(sums).permute(0, 2, 3, 1).reshape(-1, 12, n).split(3, dim=1)
+        )
+        rows, width = sums.shape[1:3]
+        j = torch.arange(width).to(sums)[:, None] + 0.5
+        i = torch.arange(rows).to(sums)[:, None, None] + 0.5
+        ds, dp = sums[..., :3].flatten(1, 2), sums[..., 3:].flatten(1, 2)  # [b k, rows width, 3]
+        shape = (len(sums), rows, width, n)
         jacobian = (ds @ at_source + dp @ corner).reshape(shape)
         jacobian += j * (dp @ column).reshape(shape) + i * (dp @ row).reshape(shape)
-        return image[:, None], jacobian[:, None]
+        return jacobian.reshape(*self.image.shape, n)
+
+    def pull(self, grad: Float[Tensor, "b 1 height width"]) -> Float[Tensor, "b k 12"]:
+        """Gradient by the frames of what has the gradient `grad` by the images, float64."""
+        grad = grad.to(self.sums).reshape(self.sums.shape[:-1])
+        return frame_gradients(self.grid, grad, self.sums, self.backend).unflatten(
+            0, (len(self.image), -1)
+        )

@@ -9,10 +9,6 @@ class ShapeError(DrrlibError, ValueError):
     """A tensor has the wrong number of axes or the wrong length along one."""
 
 
-class DeviceError(DrrlibError, ValueError):
-    """Tensors that belong together lie on different devices."""
-
-
 class GeometryError(DrrlibError, ValueError):
     """A pose, affine or C-arm parameter is not physically possible."""
 

@@ -9,8 +9,10 @@ from tqdm.auto import tqdm
 def progress_bar(total: int, unit: str, wanted: bool = True) -> tqdm:
     """Bar over `total` units; silent unless wanted and the output is a terminal or a notebook.
 
-    tqdm's own variable TQDM_DISABLE silences it, too: a stored notebook should hold no bars.
+    Inside a loop that shows a bar of its own it is silent, too. tqdm's own variable TQDM_DISABLE
+    silences every bar: a stored notebook should hold none.
     """
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     silenced = os.environ.get("TQDM_DISABLE", "") not in ("", "0")
-    return tqdm(total=total, unit=unit, disable=silenced or not (wanted and watched))
+    inside = len(getattr(tqdm, "_instances", ())) > 0
+    return tqdm(total=total, unit=unit, disable=silenced or inside or not (wanted and watched))

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_affine, as_tensor
 from drrlib.errors import ConfigError, GeometryError, ShapeError, VolumeError
 
 # Linear attenuation of water at 60 keV [1/mm]: 0.2059 cm2/g x 1 g/cm3.
@@ -32,8 +32,9 @@ class Volume:
 
     Args:
         mu: Linear attenuation [1/mm] as mu[x, y, z], finite, at least 0; float32 or float64;
-            float16 or bfloat16 to store it in half the memory on a GPU.
-        affine: world_from_voxel [mm, LPS], column vectors; index 0 is a voxel centre. May be
+            float16 or bfloat16 to store it in half the memory on a GPU. Arrays and lists become
+            float32, which the fast kernels take.
+        affine: world_from_voxel [mm, LPS], 4x4, column vectors; index 0 is a voxel centre. May be
             oblique, mirrored, anisotropic and sheared.
         center: Point that C-arm poses refer to [mm, world]; default the grid's middle.
             Cropping and coarsening keep it.
@@ -42,17 +43,18 @@ class Volume:
         ShapeError, GeometryError, VolumeError: what is wrong with which argument.
     """
 
-    mu: Float[Tensor, "x y z"]
-    affine: Float[Tensor, "4 4"]
-    center: Float[Tensor, "3"] | None = None
+    # Kept as tensors [x, y, z], [4, 4] and [3], the last two float64 on the CPU.
+    mu: Numbers
+    affine: Numbers
+    center: Numbers | None = None
 
     def __post_init__(self):
-        if self.mu.ndim != 3 or self.mu.numel() == 0:
-            raise ShapeError(f"mu has shape {tuple(self.mu.shape)}; expected [x, y, z], none empty")
-        if self.mu.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-            raise VolumeError(f"mu has dtype {self.mu.dtype}; expected float32 or float64")
-        if tuple(self.affine.shape) != (4, 4):
-            raise ShapeError(f"affine has shape {tuple(self.affine.shape)}; expected (4, 4)")
+        mu = self.mu if isinstance(self.mu, Tensor) else _float32(self.mu, "mu")
+        object.__setattr__(self, "mu", mu)
+        if mu.ndim != 3 or mu.numel() == 0:
+            raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
+        if mu.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            raise VolumeError(f"mu has dtype {mu.dtype}; expected float32 or float64")
         lowest = self.mu.detach().min()
         wide = torch.promote_types(self.mu.dtype, torch.float32)  # a sum of float16 overflows
         if not bool(torch.isfinite(self.mu.detach().sum(dtype=wide))) or bool(lowest < 0):
@@ -60,28 +62,23 @@ class Volume:
                 f"mu has NaN, infinite or negative voxels (smallest {float(lowest):.3g}); expected "
                 "attenuation in 1/mm: for Hounsfield units use Volume.from_hu"
             )
-        affine = torch.as_tensor(self.affine, dtype=torch.float64)
-        size = affine[:3, :3].norm(dim=0)
-        volume = affine[:3, :3].det().abs()
-        last = affine[3].tolist() == [0.0, 0.0, 0.0, 1.0]
-        if not (bool(torch.isfinite(affine).all()) and last and bool(volume > 1e-6 * size.prod())):
-            raise GeometryError(
-                "affine is singular, not finite, or its last row is not (0, 0, 0, 1); expected "
-                "world_from_voxel [mm] with column vectors"
-            )
+        affine = as_affine(self.affine)
         object.__setattr__(self, "affine", affine)
         if self.center is None:
-            middle = (torch.tensor(self.mu.shape, dtype=torch.float64) - 1) / 2
+            middle = (torch.tensor(mu.shape, dtype=torch.float64) - 1) / 2
             object.__setattr__(self, "center", affine[:3, :3] @ middle + affine[:3, 3])
             return
-        if tuple(self.center.shape) != (3,):
-            raise ShapeError(f"center has shape {tuple(self.center.shape)}; expected (3,)")
-        if not bool(torch.isfinite(self.center).all()):
+        center = as_tensor(self.center, "center").detach().to("cpu", torch.float64)
+        if tuple(center.shape) != (3,):
+            raise ShapeError(f"center has shape {tuple(center.shape)}; expected (3,)")
+        if not bool(torch.isfinite(center).all()):
             raise GeometryError("center is not finite; expected a point in world mm")
-        object.__setattr__(self, "center", self.center.to(torch.float64))
+        object.__setattr__(self, "center", center)
 
     @classmethod
-    def from_hu(cls, hu, affine, *, mu_water: float = MU_WATER, air_hu: float = -1000.0):
+    def from_hu(
+        cls, hu: Numbers, affine: Numbers, *, mu_water: float = MU_WATER, air_hu: float = -1000.0
+    ) -> "Volume":
         """Volume of Hounsfield units (array or tensor [x, y, z]) and a 4x4 world_from_voxel.
 
         mu is float32, which the fast kernels take, whatever the type of an array; only a float64
@@ -92,15 +89,12 @@ class Volume:
         """
         if not mu_water > 0:
             raise ConfigError(f"mu_water is {mu_water}; expected attenuation of water > 0 in 1/mm")
-        if not isinstance(hu, Tensor):
-            hu = torch.from_numpy(np.array(hu, dtype=np.float32, order="C"))
+        hu = hu if isinstance(hu, Tensor) else _float32(hu, "hu")
         hu = hu if hu.dtype == torch.float64 else hu.to(torch.float32)
         if not bool(torch.isfinite(hu).all()):
             raise VolumeError("hu has NaN or infinite voxels; replace them, for air by -1000")
         if hu.ndim != 3:
             raise ShapeError(f"hu has shape {tuple(hu.shape)}; expected [x, y, z]")
-        if not isinstance(affine, Tensor):
-            affine = torch.from_numpy(np.array(affine, dtype=np.float64))
         return cls(hu_to_mu(hu, mu_water, air_hu), affine)
 
     def __repr__(self) -> str:
@@ -117,6 +111,12 @@ class Volume:
     def spacing(self) -> Float[Tensor, "3"]:
         """Distance of neighbouring voxel centres along x, y, z [mm]."""
         return self.affine[:3, :3].norm(dim=0)
+
+    @property
+    def targets(self) -> Float[Tensor, "6 3"]:
+        """Points whose displacement the mTRE measures: 50 mm from the centre along each axis."""
+        step = 50 * torch.eye(3, dtype=torch.float64)
+        return self.center + torch.cat([step, -step])
 
     def with_mu(self, mu: Float[Tensor, "x y z"]) -> "Volume":
         """The same grid with other attenuation, such as a parameter to optimise."""
@@ -169,3 +169,7 @@ class Volume:
     def coarsen_to(self, size: float) -> "Volume":
         """Average blocks of voxels to about `size` mm along each axis, never to finer ones."""
         return self.coarsen(tuple(max(1, round(size / x)) for x in self.spacing.tolist()))
+
+
+def _float32(values: Numbers, name: str) -> Tensor:
+    return as_tensor(values, name, torch.float32).contiguous()

@@ -73,6 +73,16 @@ ALIGNED_VIEWS = {
 }
 
 
+def rays(geometry, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Source and target of every pixel [b, height, width, 3], written out from the strips."""
+    frame, rows = geometry.strips(pose)
+    source, corner, col, row = (x[:, :, None, None] for x in frame)
+    i = torch.arange(rows, dtype=torch.float64)[:, None, None] + 0.5
+    j = torch.arange(geometry.width, dtype=torch.float64)[:, None] + 0.5
+    target = (corner + j * col + i * row).flatten(1, 2)
+    return source.expand(-1, -1, rows, geometry.width, -1).flatten(1, 2), target
+
+
 def random_volume(size=(16, 16, 16), seed=0, dtype=torch.float32) -> Tensor:
     """Attenuation in 0..0.02 per mm, without zeros at the border."""
     generator = torch.Generator().manual_seed(seed)

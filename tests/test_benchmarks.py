@@ -33,7 +33,7 @@ def blobs():
 def test_geometry_is_that_of_carm(blobs):
     from scene import SDD, SOD, STEP
 
-    from drrlib.geometry.carm import CArm
+    from drrlib.geometry import CArm
 
     for shift in ((0.0,) * 6, STEP):
         view = blobs.view("oblique", N, shift)

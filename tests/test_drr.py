@@ -1,7 +1,9 @@
 """The renderer as users call it: gradients of every geometric parameter, the Jacobian."""
 
+import inspect
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm, ScanProjection
 from drrlib.projectors import METHODS
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, outside_band, placed, random_volume, worst
@@ -32,7 +34,7 @@ def test_gradcheck_of_every_geometric_parameter(method):
 
     def image(eta, sdd, sod, delx, dely, x0, y0):
         carm = CArm(sdd, sod, 3, 2, delx, dely, x0, y0)
-        drr = DRR(volume, carm, method=method)
+        drr = DRR(volume, carm, method=method, backend="reference")
         return drr(drr.pose(eta))
 
     lengths = [
@@ -94,7 +96,7 @@ def test_frozen_renderer_gives_the_same():
 # By itself: torch.compile cannot trace the wrappers that check shapes in tests.
 WHOLE = """
 import torch
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm, ScanProjection
 from drrlib.drr import DRR
 from drrlib.volume import Volume
 from helpers import affine, interpreted, placed, random_volume
@@ -134,19 +136,18 @@ def test_backend_for_other_attenuation():
 
 
 def test_jacobian_of_other_parameters():
-    """Any map from parameters to source and detector will do, such as twists of the camera."""
+    """Any parameters of the pose will do, such as twists of the camera."""
     from drrlib.geometry import se3
 
-    drr = DRR(_volume(torch.float64), _carm(), method="joseph")
+    drr = DRR(_volume(torch.float64), _carm(), method="joseph", backend="reference")
     base = drr.pose(ETA)
 
     def pose_of(xi):
         return base @ se3.exp(xi)
 
-    def frame_of(xi):
-        return drr.carm.frame(pose_of(xi))
-
-    image, jacobian = drr.jacobian(torch.zeros(1, 6, dtype=torch.float64), frame_of)
+    zero = torch.zeros(1, 6, dtype=torch.float64)
+    slopes = torch.autograd.functional.jacobian(lambda x: pose_of(x)[0], zero)[:, :, 0]
+    image, jacobian = drr.linearize(base, slopes.permute(2, 0, 1)[None])
     step = torch.zeros(1, 6, dtype=torch.float64)
     step[0, 3] = 1e-4
     finite = (drr(pose_of(step)) - drr(pose_of(-step))) / 2e-4
@@ -155,7 +156,7 @@ def test_jacobian_of_other_parameters():
 
 
 def test_gradient_matches_finite_differences_for_joseph():
-    drr = DRR(_volume(torch.float64), _carm(), method="joseph")
+    drr = DRR(_volume(torch.float64), _carm(), method="joseph", backend="reference")
     _, jacobian = drr.jacobian(ETA)
     for k, h in enumerate([1e-5] * 3 + [1e-4] * 3):
         step = torch.zeros(1, 6, dtype=torch.float64)
@@ -193,7 +194,6 @@ def test_options_are_checked():
     with pytest.raises(BackendError, match="float32"):
         DRR(_volume(torch.float64), _carm(), backend="cpu")
     assert DRR(_volume(), _carm()).backend == "cpu"
-    assert DRR(_volume(torch.float64), _carm()).backend == "reference"
 
 
 def test_another_carm_shares_the_prepared_volume():
@@ -204,15 +204,64 @@ def test_another_carm_shares_the_prepared_volume():
     assert torch.equal(coarse(coarse.pose(ETA)), alone(alone.pose(ETA)))
 
 
-def test_view_is_the_image_of_a_changed_carm_and_takes_gradients():
+def test_leading_axes_and_lists():
+    drr = DRR(_volume(), _carm())
+    eta = torch.cat([ETA, ETA + 0.05, ETA - 0.1, ETA + 0.2, ETA, ETA]).reshape(2, 3, 6)
+    images, jacobian = drr.jacobian(eta)
+    assert images.shape == (2, 3, 1, 8, 8) and jacobian.shape == (2, 3, 1, 8, 8, 6)
+    assert torch.equal(drr.at(eta), images)
+    for i in range(2):
+        assert torch.equal(drr.at(eta[i]), images[i])
+        one, slopes = drr.jacobian(eta[i, 1])
+        assert one.shape == (1, 8, 8) and slopes.shape == (1, 8, 8, 6)
+        assert torch.equal(one, images[i, 1]) and torch.equal(slopes, jacobian[i, 1])
+    pose = drr.pose(ETA[0].tolist())
+    assert torch.equal(drr(pose), images[0, 0]) and torch.equal(drr(pose.numpy()), images[0, 0])
+    assert torch.equal(drr(pose.tolist()), images[0, 0])
+
+
+def test_march_pulls_gradients_back_to_the_frames():
+    """Against autograd, for a C-arm and for a scan whose rows have sources of their own."""
+    generator = torch.Generator().manual_seed(3)
+    scan = ScanProjection(200.0, 110.0, 8, 8, 4.0, 4.0)
+    for carm in (_carm(), scan):
+        for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+            backend = "cpu" if dtype == torch.float32 else "reference"
+            drr = DRR(_volume(dtype), carm, method="joseph", backend=backend)
+            grad = torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64)
+            frames = drr.frames(drr.pose(ETA))[0]
+            march = drr.march(frames)
+            ours = torch.einsum("nkq,kq->n", drr.frames(carm.pose_slopes(ETA), False)[0][0],
+                                march.pull(grad)[0])  # fmt: skip
+            leaf = ETA.clone().requires_grad_()
+            (drr.at(leaf) * grad).sum().backward()
+            assert worst(ours, leaf.grad[0]) < limit
+            assert torch.equal(march.image, drr.at(ETA))
+
+
+def test_a_float64_volume_says_what_it_costs():
+    with pytest.warns(UserWarning, match="some fifty times as slowly"):
+        assert DRR(_volume(torch.float64), _carm()).backend == "reference"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DRR(_volume(torch.float64), _carm(), backend="reference")
+        DRR(_volume(), _carm())
+
+
+def test_a_tensor_is_no_volume():
+    with pytest.raises(ConfigError, match=r"volume is a Tensor; expected a Volume"):
+        inspect.unwrap(DRR.__init__)(DRR.__new__(DRR), _volume().mu, _carm())
+
+
+def test_other_lengths_are_those_of_a_changed_carm_and_takes_gradients():
     drr = DRR(_volume(), _carm())
     changed = DRR(drr.volume, CArm(210.0, 110.0, 8, 8, 7.0, 8.0, 1.0, -2.0))
-    assert torch.equal(drr.view(ETA, sdd=210.0, delx=7.0), changed(changed.pose(ETA)))
+    assert torch.equal(drr.at(ETA, sdd=210.0, delx=7.0), changed(changed.pose(ETA)))
     # sod moves the source that the pose places, so the pose must be that of the changed C-arm.
     changed = DRR(drr.volume, CArm(200.0, 120.0, 8, 8, 7.5, 8.0, 1.0, -2.0))
-    assert torch.equal(drr.view(ETA, sod=120.0), changed(changed.pose(ETA)))
+    assert torch.equal(drr.at(ETA, sod=120.0), changed(changed.pose(ETA)))
     sdd = torch.tensor(200.0, dtype=torch.float64, requires_grad=True)
-    drr.view(ETA, sdd=sdd).sum().backward()
+    drr.at(ETA, sdd=sdd).sum().backward()
     assert sdd.grad != 0 and drr.carm.sdd == 200.0
     with pytest.raises(ConfigError, match=r"no sid; it has sdd"):
-        drr.view(ETA, sid=1000.0)
+        drr.at(ETA, sid=1000.0)

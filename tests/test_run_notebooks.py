@@ -190,7 +190,7 @@ def test_setup_cell_and_badge_are_written_once(root):
     assert header.source.startswith("# Small\n\n[![Open in Colab](")
     assert "/github/a/b/blob/v1.2.3/notebooks/01_small.ipynb" in header.source
     assert "-b v1.2.3 https://github.com/a/b.git repo" in setup.source
-    assert setup.source.endswith("pip install -q ..")
+    assert setup.source.endswith('pip install -q "..[lab]"')
     assert parameters.metadata.tags == ["parameters"]
 
 
@@ -202,7 +202,7 @@ def test_a_tag_of_the_setup_cell_installs_an_extra(root):
     nbformat.write(notebook, path)
     assert run(root, "--write-setup") == 0
     setup = nbformat.read(path, as_version=4).cells[1]
-    assert setup.source.endswith('pip install -q "..[cluster]"')
+    assert setup.source.endswith('pip install -q "..[lab,cluster]"')
     assert setup.metadata.tags == ["setup", "extra-cluster"]
 
 
@@ -214,7 +214,8 @@ def test_the_version_stands_in_one_place():
 
 
 CALLS_START = (
-    'from drrlib import repro\nrepro.start("01_small", profile, 0, "auto", dict(size=size))'
+    "from drrlib.lab.run import start_run\n"
+    'start_run("01_small", profile, 0, "auto", dict(size=size))'
 )
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from drrlib.projectors import Grid
-from drrlib.projectors.ops import endpoint_gradients
+from drrlib.projectors import Grid, endpoint_gradients
 from drrlib.projectors.reference import siddon
 from helpers import ALIGNED_VIEWS, GENERIC_VIEWS, affine, outside_band, placed, random_volume, worst
 
@@ -34,9 +33,8 @@ def test_the_walk_from_plane_to_plane_gives_the_same(folder, backend, name):
 
     v = {**GENERIC_VIEWS, **ALIGNED_VIEWS}[name]
     grid = Grid(placed(random_volume(), backend), affine())
-    points = [grid.to_voxel(v.source), grid.to_voxel(v.corner)]
-    frames = torch.cat([*points, *(grid.to_voxel_step(x) for x in v.frame[2:])], dim=-1)
-    image, sums = march(grid, frames.to(grid.mu.device), v.height, v.width, True)
+    frames = grid.frames(*v.frame)
+    image, sums = march(grid, frames, v.height, v.width, True)
     exact = Grid(random_volume().double(), affine())
     truth = endpoint_gradients(exact, frames.cpu(), v.height, v.width)
     assert worst(image.cpu(), truth[0]) < 2e-5

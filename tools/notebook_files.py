@@ -136,11 +136,12 @@ def project_facts(root: Path) -> tuple[str, str]:
 def setup_source(root: Path, tags: Sequence[str] = ()) -> str:
     """The setup cell: it installs the tagged version on Colab and does nothing elsewhere.
 
-    A tag of the cell such as "extra-cluster" installs this optional part of the package, too.
+    With what notebooks need, the extra "lab"; a tag of the cell such as "extra-cluster" adds
+    another optional part of the package.
     """
     url, version = project_facts(root)
-    extras = ",".join(tag.removeprefix("extra-") for tag in tags if tag.startswith("extra-"))
-    package = f'"..[{extras}]"' if extras else ".."
+    extras = ["lab", *(t.removeprefix("extra-") for t in tags if t.startswith("extra-"))]
+    package = f'"..[{",".join(extras)}]"'
     return f"""import sys
 from pathlib import Path
 

@@ -10,7 +10,7 @@
 
 papermill only warns about an unknown parameter and about a missing `parameters` cell, so a run
 with a misspelt name would quietly use the defaults. Both are refused here, before anything runs;
-a notebook that plain papermill runs is stopped by `drrlib.lab.run.start`.
+a notebook that plain papermill runs is stopped by `drrlib.lab.run.start_run`.
 """
 
 import argparse

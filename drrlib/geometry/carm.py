@@ -16,29 +16,80 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.projectors import Grid, project
+from drrlib.geometry.se3 import rigid, so3_exp
 
 Scalar = float | int | Tensor
+LENGTHS = ("sdd", "sod", "delx", "dely", "x0", "y0")
 
 
 class Frame(NamedTuple):
     """Where source and detector stand for each pose [mm, world], float64.
 
-    Pixel (i, j) has its centre at corner + (j + 1/2) col_step + (i + 1/2) row_step.
+    Pixel (i, j) has its centre at corner + (j + 1/2) col_step + (i + 1/2) row_step. All four are
+    linear in the twelve numbers of the pose, so that the frame of a derivative of the pose is the
+    derivative of the frame.
     """
 
-    source: Float[Tensor, "b 3"]
-    corner: Float[Tensor, "b 3"]
-    col_step: Float[Tensor, "b 3"]
-    row_step: Float[Tensor, "b 3"]
+    source: Float[Tensor, "*b 3"]
+    corner: Float[Tensor, "*b 3"]
+    col_step: Float[Tensor, "*b 3"]
+    row_step: Float[Tensor, "*b 3"]
+
+
+class Detector:
+    """What a detector's pixels allow, whatever the beam: windows, and larger or smaller pixels.
+
+    For dataclasses with height, width, delx, dely, x0 and y0.
+    """
+
+    def crop(self, top: int, left: int, height: int, width: int):
+        """The window of so many rows and columns, for image[..., top:top+height, left:left+width].
+
+        Raises:
+            ConfigError: the window leaves the detector.
+        """
+        inside = 0 <= top and 0 <= left and height >= 1 and width >= 1
+        if not inside or top + height > self.height or left + width > self.width:
+            raise ConfigError(
+                f"the window of {height} x {width} pixels at ({top}, {left}) leaves the detector "
+                f"of {self.height} x {self.width}; expected a window inside it"
+            )
+        return self.window(top, left, height, width)
+
+    def window(self, top: int, left: int, height: int, width: int):
+        """As `crop`, for a window that may reach beyond the detector."""
+        return dataclasses.replace(
+            self, height=height, width=width,
+            x0=self.x0 + self.delx * (left + 0.5 * (width - self.width)),
+            y0=self.y0 + self.dely * (top + 0.5 * (height - self.height)),
+        )  # fmt: skip
+
+    def resize(self, height: int, width: int):
+        """The same detector with other numbers of rows and columns, for a resampled image."""
+        delx, dely = self.delx * (self.width / width), self.dely * (self.height / height)
+        return dataclasses.replace(self, height=height, width=width, delx=delx, dely=dely)
+
+    def downsample(self, factor: int):
+        """The same detector with factor x factor pixels joined into one.
+
+        Raises:
+            ConfigError: the factor does not divide height and width.
+        """
+        if factor < 1 or self.height % factor or self.width % factor:
+            raise ConfigError(
+                f"factor is {factor} for a detector of {self.height} x {self.width} pixels; "
+                "expected a divisor of both"
+            )
+        return self.resize(self.height // factor, self.width // factor)
 
 
 @dataclass(frozen=True)
-class CArm:
+class CArm(Detector):
     """Intrinsics of a C-arm. Every length is a number or a 0-d tensor that may take a gradient.
 
     Args:
@@ -66,7 +117,7 @@ class CArm:
 
     def __post_init__(self):
         value = {}
-        for name in ("sdd", "sod", "delx", "dely", "x0", "y0"):
+        for name in LENGTHS:
             length = getattr(self, name)
             if isinstance(length, Tensor) and length.ndim:
                 raise ShapeError(f"{name} has shape {tuple(length.shape)}; expected a 0-d tensor")
@@ -96,14 +147,22 @@ class CArm:
             if count < 1:
                 raise GeometryError(f"{name} is {pixels!r}; expected a whole number of pixels >= 1")
 
-    def pose(
-        self, eta: Float[Tensor, "*b 6"], center: Float[Tensor, "3"]
-    ) -> Float[Tensor, "*b 4 4"]:
+    @classmethod
+    def square(cls, sdd: Scalar, sod: Scalar, pixels: int, extent: Scalar, **others) -> "CArm":
+        """A detector of pixels x pixels over a square of `extent` mm; `others` as in `CArm`."""
+        return cls(sdd, sod, pixels, pixels, extent / pixels, extent / pixels, **others)
+
+    @property
+    def pixel(self) -> float:
+        """Column spacing as seen at the isocentre [mm]."""
+        return float(self.delx) * float(self.sod) / float(self.sdd)
+
+    def pose(self, eta: Numbers, center: Numbers) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta = (theta, phi, gamma, bx, by, bz) about a volume's centre.
 
         Args:
             eta: Cranial(+)/caudal(-) angle theta, LAO(+)/RAO(-) angle phi, detector rotation
-                gamma about the viewing direction [rad]; offset b of the isocentre [mm].
+                gamma about the viewing direction [rad]; offset b of the isocentre [mm]; [..., 6].
             center: Volume centre [mm, world].
 
         Returns:
@@ -111,20 +170,35 @@ class CArm:
 
         Gradients: eta, sod.
         """
-        if eta.shape[-1:] != (6,):
-            raise ShapeError(f"eta has shape {tuple(eta.shape)}; expected [..., 6]")
-        eta = eta.to(torch.float64)
+        eta = _check_eta(eta)
         rotation = _view(eta[..., 0], eta[..., 1]) @ _about_z(eta[..., 2])
-        isocenter = center.to(eta) + eta[..., 3:]
-        source = isocenter - _double(self.sod, eta) * rotation[..., :, 2]
-        top = torch.cat([rotation, source[..., None]], dim=-1)
-        zero = torch.zeros_like(top[..., :1, :1])  # no numbers from the host: see `graphs`
-        bottom = torch.cat([zero, zero, zero, zero + 1], dim=-1)
-        return torch.cat([top, bottom], dim=-2)
+        isocenter = as_tensor(center, "center").to(eta) + eta[..., 3:]
+        return rigid(rotation, isocenter - _double(self.sod, eta) * rotation[..., :, 2])
 
-    def eta(
-        self, pose: Float[Tensor, "*b 4 4"], center: Float[Tensor, "3"]
-    ) -> Float[Tensor, "*b 6"]:
+    def pose_slopes(self, eta: Numbers) -> Float[Tensor, "*b 6 4 4"]:
+        """Derivative of `pose` by each parameter; it does not depend on the centre.
+
+        A turn by phi is one about the world's z axis, one by gamma about the viewing direction,
+        and theta tilts the unturned detector about its rows.
+        """
+        eta = _check_eta(eta)
+        view, turn = _view(eta[..., 0], eta[..., 1]), _about_z(eta[..., 2])
+        rotation = view @ turn
+        right, up, ahead = rotation.unbind(-1)
+        sine, cosine = turn[..., 1, :1], turn[..., :1, 0]
+        zero = torch.zeros_like(right)
+        x, y, z = rotation.unbind(-2)
+        tilt = torch.stack([-sine * ahead, -cosine * ahead, view[..., 1]], dim=-1)
+        swing = torch.stack([-y, x, torch.zeros_like(z)], dim=-2)
+        roll = torch.stack([up, -right, zero], dim=-1)
+        slopes = eta.new_zeros(*eta.shape, 4, 4)
+        slopes[..., :3, :3, :3] = torch.stack([tilt, swing, roll], dim=-3)
+        slopes[..., :3, :3, 3] = -_double(self.sod, eta) * slopes[..., :3, :3, 2]
+        for k in range(3):
+            slopes[..., 3 + k, k, 3] = 1.0
+        return slopes
+
+    def eta(self, pose: Numbers, center: Numbers) -> Float[Tensor, "*b 6"]:
         """The inverse of `pose`: theta in [-pi/2, pi/2], phi and gamma in (-pi, pi].
 
         At theta = +-pi/2, where phi and gamma turn about one axis, phi = 0 is chosen.
@@ -136,40 +210,57 @@ class CArm:
         phi = torch.where(polar, 0.0, torch.atan2(direction[..., 0], -direction[..., 1]))
         turn = _view(theta, phi).mT @ pose[..., :3, :3]
         gamma = torch.atan2(turn[..., 1, 0], turn[..., 0, 0])
-        offset = pose[..., :3, 3] + _double(self.sod, pose) * direction - center.to(pose)
+        center = as_tensor(center, "center").to(pose)
+        offset = pose[..., :3, 3] + _double(self.sod, pose) * direction - center
         return torch.cat([torch.stack([theta, phi, gamma], dim=-1), offset], dim=-1)
 
-    def frame(self, pose: Float[Tensor, "b 4 4"]) -> Frame:
+    def frame(self, pose: Numbers) -> Frame:
         """Source and detector in the world. Gradients: pose and every intrinsic length."""
         pose = _check_pose(pose)
-        if pose.ndim != 3:
-            raise ShapeError(f"pose has shape {tuple(pose.shape)}; expected [batch, 4, 4]")
-        right, up, ahead = pose[:, :3, 0], pose[:, :3, 1], pose[:, :3, 2]
+        right, up, ahead, source = pose[..., :3, :].unbind(-1)
         if self.flipped:
             right = -right
         delx, dely = _double(self.delx, pose), _double(self.dely, pose)
-        source, col_step, row_step = pose[:, :3, 3], delx * right, -dely * up
+        col_step, row_step = delx * right, -dely * up
         middle = source + _double(self.sdd, pose) * ahead
         middle = middle + _double(self.x0, pose) * right - _double(self.y0, pose) * up
         corner = middle - 0.5 * self.width * col_step - 0.5 * self.height * row_step
         return Frame(source, corner, col_step, row_step)
 
-    def integrate(
-        self, grid: Grid, pose: Float[Tensor, "b 4 4"], **how
-    ) -> Float[Tensor, "b height width"]:
-        """Line integrals from the source to every pixel; `how` as in `projectors.project`."""
-        return project(grid, *self.frame(pose), self.height, self.width, **how)
+    def strips(self, pose: Float[Tensor, "*b 4 4"]) -> tuple[Frame, int]:
+        """Parts of the detector, each seen from one source, and the rows of each; here one part.
 
-    def pixel_centers(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b height width 3"]:
+        Returns:
+            Their frames [*b, parts, 3], in the order of the image's rows.
+        """
+        return Frame(*(x[..., None, :] for x in self.frame(pose))), self.height
+
+    def looking_at(
+        self, pose: Float[Tensor, "*b 4 4"], row: Real[Tensor, "*b"], column: Real[Tensor, "*b"]
+    ) -> Float[Tensor, "*b 4 4"]:
+        """Poses whose detector's middle sees what lay so many pixels off it: turned about the
+        source, which sees the same rays."""
+        frame = self.frame(pose)
+        middle = 0.5 * self.width * frame.col_step + 0.5 * self.height * frame.row_step
+        a = frame.corner + middle - frame.source
+        b = a + column[..., None].to(a) * frame.col_step + row[..., None].to(a) * frame.row_step
+        axis = torch.linalg.cross(a, b)
+        sine, cosine = axis.norm(dim=-1, keepdim=True), (a * b).sum(dim=-1, keepdim=True)
+        turn = so3_exp(axis / sine.clamp_min(1e-12) * torch.atan2(sine, cosine))
+        seen = pose.clone()
+        seen[..., :3, :3] = turn @ pose[..., :3, :3]
+        return seen
+
+    def pixel_centers(self, pose: Numbers) -> Float[Tensor, "*b height width 3"]:
         """World position of every pixel centre [mm]; for explicit rays and drawings."""
         frame = self.frame(pose)
         like = dict(dtype=frame.corner.dtype, device=frame.corner.device)
         i = torch.arange(self.height, **like)[:, None, None] + 0.5
         j = torch.arange(self.width, **like)[:, None] + 0.5
-        corner, col_step, row_step = (x[:, None, None] for x in frame[1:])
+        corner, col_step, row_step = (x[..., None, None, :] for x in frame[1:])
         return corner + j * col_step + i * row_step
 
-    def projection_matrix(self, pose: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 3 4"]:
+    def projection_matrix(self, pose: Numbers) -> Float[Tensor, "*b 3 4"]:
         """World point -> (column, row, 1) x depth, the depth in mm from the source."""
         pose = _check_pose(pose)
         focal, zero = _double(self.sdd, pose), pose.new_zeros(())
@@ -182,21 +273,19 @@ class CArm:
         back = pose[..., :3, :3].mT
         return k @ torch.cat([back, -(back @ pose[..., :3, 3:])], dim=-1)
 
-    def project(
-        self, points: Float[Tensor, "n 3"], pose: Float[Tensor, "b 4 4"]
-    ) -> Float[Tensor, "b n 2"]:
+    def project(self, points: Numbers, pose: Numbers) -> Float[Tensor, "*b n 2"]:
         """Image coordinates (column, row) of world points; pixel centres at half-integers.
 
         A point behind the source is projected through it; one at its depth gives no finite value.
         Gradients: points, pose and every intrinsic length.
         """
         matrix = self.projection_matrix(pose)
-        seen = points.to(matrix) @ matrix[..., :3].mT + matrix[..., None, :, 3]
+        seen = as_tensor(points, "points").to(matrix) @ matrix[..., :3].mT + matrix[..., None, :, 3]
         return seen[..., :2] / seen[..., 2:]
 
     @classmethod
     def from_projection_matrix(
-        cls, matrix: Float[Tensor, "3 4"], height: int, width: int, delx: float, *, sod: float
+        cls, matrix: Numbers, height: int, width: int, delx: float, *, sod: float
     ) -> tuple["CArm", Float[Tensor, "4 4"]]:
         """Split a calibrated 3x4 matrix into intrinsics and world_from_camera.
 
@@ -211,9 +300,9 @@ class CArm:
             ShapeError: not 3x4.
             GeometryError: singular, or with skewed pixels.
         """
+        matrix = as_tensor(matrix, "matrix", torch.float64).detach()
         if tuple(matrix.shape) != (3, 4):
             raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
-        matrix = matrix.detach().to(torch.float64)
         m = matrix[:, :3]
         scale = m[2].norm()
         if not bool(torch.isfinite(matrix).all()) or bool(m.det().abs() <= 1e-12 * scale**3):
@@ -240,66 +329,6 @@ class CArm:
         x0, y0 = (0.5 * width - float(column)) * delx, (0.5 * height - float(row)) * dely
         return cls(sdd, sod, height, width, float(delx), dely, x0, y0, flipped), pose
 
-    @classmethod
-    def from_dicom(
-        cls,
-        header,
-        *,
-        sdd: float | None = None,
-        sod: float | None = None,
-        delx: float | None = None,
-        dely: float | None = None,
-        frame: int = 0,
-    ) -> tuple["CArm", Float[Tensor, "6"] | None]:
-        """Intrinsics and positioner angles of an XA, DX or CR image.
-
-        No length is guessed: what the header lacks must be given by keyword, which also replaces
-        what the header says. See `drrlib.io.carm_header` for the tags and what they mean.
-
-        Args:
-            header: pydicom dataset.
-            sdd, sod: Source-detector and source-isocentre distance [mm].
-            delx, dely: Column and row spacing at the detector [mm].
-            frame: Which frame of a run, from 0; its angles differ where the positioner moved.
-
-        Returns:
-            The C-arm, and eta with the angles and no offset; None where the header lacks a
-            positioner angle.
-
-        Raises:
-            ConfigError: not a dataset, or no such frame.
-            DicomError: names the missing or unusable tag and the keyword that replaces it.
-            GeometryError: lengths that no C-arm can have.
-        """
-        from drrlib.io.carm_header import read_header  # it needs this class
-
-        return read_header(header, sdd=sdd, sod=sod, delx=delx, dely=dely, frame=frame)
-
-    def downsample(self, factor: int) -> "CArm":
-        """The same detector with factor x factor pixels joined into one.
-
-        Raises:
-            ConfigError: the factor does not divide height and width.
-        """
-        return join_pixels(self, factor)
-
-
-def join_pixels(geometry, factor: int):
-    """A geometry with factor x factor of its pixels joined into one; see `CArm.downsample`.
-
-    Args:
-        geometry: A dataclass with height, width, delx and dely.
-    """
-    if factor < 1 or geometry.height % factor or geometry.width % factor:
-        raise ConfigError(
-            f"factor is {factor} for a detector of {geometry.height} x {geometry.width} pixels; "
-            "expected a divisor of both"
-        )
-    return dataclasses.replace(
-        geometry, height=geometry.height // factor, width=geometry.width // factor,
-        delx=geometry.delx * factor, dely=geometry.dely * factor,
-    )  # fmt: skip
-
 
 def _double(value: Scalar, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
@@ -308,10 +337,18 @@ def _double(value: Scalar, like: Tensor) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=like.device)
 
 
-def _check_pose(pose: Tensor) -> Tensor:
+def _check_pose(pose: Numbers) -> Tensor:
+    pose = as_tensor(pose, "pose", torch.float64)
     if pose.shape[-2:] != (4, 4):
         raise ShapeError(f"pose has shape {tuple(pose.shape)}; expected [..., 4, 4]")
-    return pose.to(torch.float64)
+    return pose
+
+
+def _check_eta(eta: Numbers) -> Tensor:
+    eta = as_tensor(eta, "eta", torch.float64)
+    if eta.shape[-1:] != (6,):
+        raise ShapeError(f"eta has shape {tuple(eta.shape)}; expected [..., 6]")
+    return eta
 
 
 def _view(theta: Tensor, phi: Tensor) -> Tensor:

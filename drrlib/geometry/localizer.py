@@ -13,16 +13,16 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm, Scalar, join_pixels
-from drrlib.projectors import Grid, line_integrals
+from drrlib.geometry.carm import CArm, Detector, Frame, Scalar
 
 
 @dataclass(frozen=True)
-class ScanProjection:
+class ScanProjection(Detector):
     """A fan across the table, moved along it. Every length is a number or a 0-d tensor.
 
     Args:
@@ -67,9 +67,12 @@ class ScanProjection:
             x0=self.x0 * larger, flipped=self.flipped,
         )  # fmt: skip
 
-    def pose(
-        self, eta: Float[Tensor, "*b 6"], center: Float[Tensor, "3"]
-    ) -> Float[Tensor, "*b 4 4"]:
+    @property
+    def pixel(self) -> float:
+        """Column spacing at the isocentre [mm]."""
+        return float(self.delx)
+
+    def pose(self, eta: Numbers, center: Numbers) -> Float[Tensor, "*b 4 4"]:
         """world_from_camera of eta = (theta, phi, gamma, bx, by, bz) about a volume's centre.
 
         As `CArm.pose`: theta tilts the patient in the scanner towards a cranial(+) or caudal(-)
@@ -80,55 +83,44 @@ class ScanProjection:
         """
         return self.fan.pose(eta, center)
 
-    def eta(
-        self, pose: Float[Tensor, "*b 4 4"], center: Float[Tensor, "3"]
-    ) -> Float[Tensor, "*b 6"]:
+    def pose_slopes(self, eta: Numbers) -> Float[Tensor, "*b 6 4 4"]:
+        """Derivative of `pose` by each parameter; see `CArm.pose_slopes`."""
+        return self.fan.pose_slopes(eta)
+
+    def eta(self, pose: Numbers, center: Numbers) -> Float[Tensor, "*b 6"]:
         """The inverse of `pose`, with angles as in `CArm.eta`."""
         return self.fan.eta(pose, center)
 
-    def rays(
-        self, pose: Float[Tensor, "b 4 4"]
-    ) -> tuple[Float[Tensor, "b height width 3"], Float[Tensor, "b height width 3"]]:
-        """Source and target of every pixel [mm, world], float64.
+    def strips(self, pose: Float[Tensor, "*b 4 4"]) -> tuple[Frame, int]:
+        """Every row of the picture as a detector of its own, and its one row.
 
-        Gradients: pose and every length.
+        Returns:
+            Frames [*b, height, 3], float64. Gradients: pose and every length.
         """
-        fan = self.fan
-        row_step = fan.frame(pose).row_step  # [b, 3], dely long
-        middle = fan.pixel_centers(pose)  # [b, 1, width, 3]
-        row = torch.arange(self.height, dtype=middle.dtype, device=middle.device)[:, None, None]
-        row = row - (self.height - 1) / 2
-        row = row + self.y0 / self.dely
-        moved = row * row_step[:, None, None]  # [b, height, 1, 3]
-        source = pose[:, None, None, :3, 3].to(middle) + moved
-        return source.expand(-1, -1, self.width, -1), middle + moved
+        source, corner, col_step, row_step = (x[..., None, :] for x in self.fan.frame(pose))
+        row = torch.arange(self.height, dtype=corner.dtype, device=corner.device)[:, None]
+        row = row - (self.height - 1) / 2 + self.y0 / self.dely
+        moved = row * row_step
+        still = torch.zeros_like(moved)
+        return Frame(source + moved, corner + moved, col_step + still, row_step + still), 1
 
-    def integrate(
-        self, grid: Grid, pose: Float[Tensor, "b 4 4"], **how
-    ) -> Float[Tensor, "b height width"]:
-        """Line integrals along `rays`; `how` as in `projectors.line_integrals`."""
-        return line_integrals(grid, *self.rays(pose), **how)
+    def looking_at(
+        self, pose: Float[Tensor, "*b 4 4"], row: Real[Tensor, "*b"], column: Real[Tensor, "*b"]
+    ) -> Float[Tensor, "*b 4 4"]:
+        """Poses whose picture's middle shows what lay so many pixels off it: columns by a turn of
+        the fan, rows by a move along the table."""
+        seen = self.fan.looking_at(pose, torch.zeros_like(column), column)
+        seen[..., :3, 3] -= self.dely * row[..., None].to(seen) * pose[..., :3, 1]
+        return seen
 
-    def frame(self, pose: Float[Tensor, "b 4 4"]):
-        """A scan has none: every row has a source of its own.
-
-        Raises:
-            ConfigError: always; what asks for a frame, such as the Jacobian, is for a CArm.
-        """
-        raise ConfigError(
-            "a ScanProjection has no flat detector seen from one source; the Jacobian is for CArm: "
-            "use autograd"
-        )
-
-    def project(
-        self, points: Float[Tensor, "n 3"], pose: Float[Tensor, "b 4 4"]
-    ) -> Float[Tensor, "b n 2"]:
+    def project(self, points: Numbers, pose: Numbers) -> Float[Tensor, "*b n 2"]:
         """Image coordinates (column, row) of world points; pixel centres at half-integers.
 
         Gradients: points, pose and every length.
         """
         seen = self.fan.project(points, pose)
-        up = (points.to(seen) - pose[:, None, :3, 3].to(seen)) @ pose[:, :3, 1:2].to(seen)
+        pose = as_tensor(pose, "pose").to(seen)
+        up = (as_tensor(points, "points").to(seen) - pose[..., None, :3, 3]) @ pose[..., :3, 1:2]
         row = 0.5 * self.height - (up[..., 0] + self.y0) / self.dely
         return torch.stack([seen[..., 0], row], dim=-1)
 
@@ -152,72 +144,6 @@ class ScanProjection:
         moved[0, :3, 3] += along * up
         return dataclasses.replace(self, y0=self.y0 + float(along)), moved
 
-    def crop(self, top: int, left: int, height: int, width: int) -> "ScanProjection":
-        """The window of so many rows and columns, for image[..., top:top+height, left:left+width].
 
-        Raises:
-            ConfigError: the window leaves the picture.
-        """
-        inside = 0 <= top and 0 <= left and height >= 1 and width >= 1
-        if not inside or top + height > self.height or left + width > self.width:
-            raise ConfigError(
-                f"the window of {height} x {width} pixels at ({top}, {left}) leaves the picture of "
-                f"{self.height} x {self.width}; expected a window inside it"
-            )
-        return dataclasses.replace(
-            self, height=height, width=width,
-            x0=self.x0 + self.delx * (left + 0.5 * (width - self.width)),
-            y0=self.y0 + self.dely * (top + 0.5 * (height - self.height)),
-        )  # fmt: skip
-
-    def downsample(self, factor: int) -> "ScanProjection":
-        """The same picture with factor x factor pixels joined into one.
-
-        Raises:
-            ConfigError: the factor does not divide height and width.
-        """
-        return join_pixels(self, factor)
-
-    @classmethod
-    def from_dicom(
-        cls,
-        header,
-        *,
-        sdd: float | None = None,
-        sod: float | None = None,
-        tube_angle: float | None = None,
-        patient_position: str | None = None,
-    ) -> tuple["ScanProjection", Float[Tensor, "4 4"]]:
-        """Lengths and pose of a CT localizer.
-
-        Nothing is guessed: what the header lacks must be given by keyword, which also replaces
-        what the header says. See `drrlib.io.localizer_header` for the tags and what they mean,
-        and for the one thing that no tag tells, the column of the central ray.
-
-        Args:
-            header: pydicom dataset.
-            sdd, sod: Source-detector and source-isocentre distance [mm].
-            tube_angle: Where the tube stands [deg]: 0 above the table, 90 to the right of
-                someone who looks into the gantry from the table's side.
-            patient_position: "HFS", "HFP", "FFS" or "FFP".
-
-        Returns:
-            The geometry, and world_from_camera in the patient coordinates of the header, which a
-            CT with the same FrameOfReferenceUID shares. `eta(pose, volume.center)` has the
-            six parameters.
-
-        Raises:
-            ConfigError: not a dataset, or an unknown patient position.
-            DicomError: not a localizer, or names the missing or unusable tag and the keyword
-                that replaces it.
-            GeometryError: lengths that no scanner can have.
-        """
-        from drrlib.io.localizer_header import read_header  # it needs this class
-
-        return read_header(
-            header, sdd=sdd, sod=sod, tube_angle=tube_angle, patient_position=patient_position
-        )
-
-
-# What DRR and `descend` take; anything else with `integrate` and the same methods works, too.
+# What renders and registers; anything else with the same methods works, too.
 Geometry = CArm | ScanProjection

@@ -1,19 +1,18 @@
-"""How far a registration is from the truth, and how sure a success rate is.
+"""How far a pose is from the truth.
 
 Terms: van de Kraats et al. 2005, doi:10.1109/TMI.2005.853240 (mTRE, reprojection distance), and
 Markelj et al. 2012, doi:10.1016/j.media.2010.03.005 (mTRE, mPD, mRPD).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import ConfigError, ShapeError
+from drrlib.arrays import Numbers, as_tensor
+from drrlib.errors import ShapeError
 from drrlib.geometry.se3 import inverse, so3_log, transform_points
-from drrlib.volume import Volume
 
 
 class PoseErrors(NamedTuple):
@@ -36,16 +35,10 @@ class PoseErrors(NamedTuple):
     depth: Float[Tensor, " b"]
 
 
-def targets(volume: Volume) -> Float[Tensor, "6 3"]:
-    """Points whose displacement the mTRE measures: 50 mm from the centre along each axis."""
-    step = 50 * torch.eye(3, dtype=torch.float64)
-    return volume.center + torch.cat([step, -step])
-
-
 def mtre(
-    pose: Float[Tensor, "*#b 4 4"],
-    true_pose: Float[Tensor, "*#b 4 4"],
-    points: Float[Tensor, "n 3"],
+    pose: Numbers,
+    true_pose: Numbers,
+    points: Numbers,
 ) -> Float[Tensor, "*b"]:
     """Mean target registration error [mm]: how far the points are from where they should be.
 
@@ -53,28 +46,29 @@ def mtre(
     T_true T_est^-1 x; the error is the mean distance to x.
 
     Args:
-        pose, true_pose: world_from_camera; a batch of one stands for all.
-        points: Targets [mm, world], such as landmarks of the volume.
+        pose, true_pose: world_from_camera [..., 4, 4]; leading axes broadcast.
+        points: Targets [mm, world], [n, 3], such as landmarks of the volume.
 
     Raises:
         ShapeError: no points, whose mean would be NaN.
     """
-    _check_points(points)
-    moved = transform_points(true_pose @ inverse(pose), points.to(pose))
-    return (moved - points.to(pose)).norm(dim=-1).mean(dim=-1)
+    pose, true_pose = _poses(pose, true_pose)
+    points = _points(points).to(pose)
+    moved = transform_points(true_pose @ inverse(pose), points)
+    return (moved - points).norm(dim=-1).mean(dim=-1)
 
 
 def mpd(
-    pose: Float[Tensor, "*#b 4 4"],
-    true_pose: Float[Tensor, "*#b 4 4"],
-    points: Float[Tensor, "n 3"],
+    pose: Numbers,
+    true_pose: Numbers,
+    points: Numbers,
     sdd: float | Tensor,
 ) -> Float[Tensor, "*b"]:
     """Mean projection distance [mm, on the detector]: how far apart both poses project the points.
 
     Args:
-        pose, true_pose: world_from_camera; a batch of one stands for all.
-        points: Targets [mm, world].
+        pose, true_pose: world_from_camera [..., 4, 4]; leading axes broadcast.
+        points: Targets [mm, world], [n, 3].
         sdd: Source-detector distance [mm].
 
     Returns:
@@ -83,16 +77,18 @@ def mpd(
     Raises:
         ShapeError: no points, whose mean would be NaN.
     """
-    seen, found = _seen(true_pose, points), _seen(pose, points)
+    pose, true_pose = _poses(pose, true_pose)
+    points = _points(points).to(pose)
+    seen, found = (transform_points(inverse(x), points) for x in (true_pose, pose))
     flat = [sdd * x[..., :2] / x[..., 2:] for x in (seen, found)]
     behind = (seen[..., 2] <= 0) | (found[..., 2] <= 0)
     return (flat[1] - flat[0]).norm(dim=-1).masked_fill(behind, torch.inf).mean(dim=-1)
 
 
 def mrpd(
-    pose: Float[Tensor, "*#b 4 4"],
-    true_pose: Float[Tensor, "*#b 4 4"],
-    points: Float[Tensor, "n 3"],
+    pose: Numbers,
+    true_pose: Numbers,
+    points: Numbers,
 ) -> Float[Tensor, "*b"]:
     """Mean reprojection distance [mm]: how far the points are from the rays of their images.
 
@@ -101,8 +97,8 @@ def mrpd(
     view shows: an error along the rays costs nothing. The detector's place does not matter.
 
     Args:
-        pose, true_pose: world_from_camera; a batch of one stands for all.
-        points: Targets [mm, world].
+        pose, true_pose: world_from_camera [..., 4, 4]; leading axes broadcast.
+        points: Targets [mm, world], [n, 3].
 
     Returns:
         The mean distance; infinite where a point is not in front of the estimated source.
@@ -110,24 +106,26 @@ def mrpd(
     Raises:
         ShapeError: no points, whose mean would be NaN.
     """
-    seen, found = _seen(true_pose, points), _seen(pose, points)
+    pose, true_pose = _poses(pose, true_pose)
+    points = _points(points).to(pose)
+    seen, found = (transform_points(inverse(x), points) for x in (true_pose, pose))
     # found x (seen - found) is found x seen, but exactly 0 for the true pose.
     across = torch.linalg.cross(found, seen - found).norm(dim=-1) / found.norm(dim=-1)
     return across.masked_fill(found[..., 2] <= 0, torch.inf).mean(dim=-1)
 
 
-def pose_errors(
-    pose: Float[Tensor, "*#b 4 4"], true_pose: Float[Tensor, "*#b 4 4"], center: Float[Tensor, "3"]
-) -> PoseErrors:
+def pose_errors(pose: Numbers, true_pose: Numbers, center: Numbers) -> PoseErrors:
     """Rotation, and displacement of one reference point; their parts as the true camera sees them.
 
     Args:
-        pose, true_pose: world_from_camera; a batch of one stands for all.
+        pose, true_pose: world_from_camera [..., 4, 4]; leading axes broadcast.
         center: Reference point [mm, world], such as the isocentre or the volume's centre. The
             displacement depends on it: a rotation moves only points off its axis.
     """
+    pose, true_pose = _poses(pose, true_pose)
+    center = as_tensor(center, "center").to(pose)
     motion = true_pose @ inverse(pose)
-    moved = transform_points(motion, center.to(pose)[None])[..., 0, :] - center.to(pose)
+    moved = transform_points(motion, center[None])[..., 0, :] - center
     view = true_pose[..., :3, :3].mT
     turn = (view @ so3_log(motion[..., :3, :3])[..., None])[..., 0]
     seen = (view @ moved[..., None])[..., 0]
@@ -141,32 +139,18 @@ def pose_errors(
     )
 
 
-def wilson_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a success rate (Wilson 1927, doi:10.1080/01621459.1927.10502953).
-
-    Raises:
-        ConfigError: not 0 <= successes <= trials with trials >= 1, or level not in (0, 1).
-    """
-    if not (0 <= successes <= trials and trials >= 1 and 0 < level < 1):
-        raise ConfigError(
-            f"got {successes} successes of {trials} trials at level {level}; expected 0 <= "
-            "successes <= trials, trials >= 1, 0 < level < 1"
-        )
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
-    rate, share = successes / trials, z * z / trials
-    middle = (rate + share / 2) / (1 + share)
-    half = z / (1 + share) * math.sqrt(rate * (1 - rate) / trials + share / trials / 4)
-    # At both ends the interval reaches 0 and 1 exactly, but for rounding.
-    low = 0.0 if successes == 0 else max(0.0, middle - half)
-    return low, 1.0 if successes == trials else min(1.0, middle + half)
+def _poses(pose: Numbers, true_pose: Numbers) -> list[Tensor]:
+    found = []
+    for name, values in (("pose", pose), ("true_pose", true_pose)):
+        x = as_tensor(values, name, torch.float64)
+        if x.ndim < 2 or tuple(x.shape[-2:]) != (4, 4):
+            raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected [..., 4, 4]")
+        found.append(x)
+    return found
 
 
-def _seen(pose: Tensor, points: Tensor) -> Tensor:
-    """Points in the camera's frame, z along the viewing axis [..., n, 3]."""
-    _check_points(points)
-    return transform_points(inverse(pose), points.to(pose))
-
-
-def _check_points(points: Tensor) -> None:
+def _points(points: Numbers) -> Tensor:
+    points = as_tensor(points, "points")
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise ShapeError(f"points has shape {tuple(points.shape)}; expected [n, 3], n >= 1")
+    return points

@@ -59,8 +59,8 @@ def rigid(
 ) -> Float[Tensor, "*b 4 4"]:
     """Transform that turns and then shifts [mm]. Gradients: both."""
     top = torch.cat([rotation, shift[..., None]], dim=-1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*top.shape[:-2], 1, 4)
-    return torch.cat([top, bottom], dim=-2)
+    zero = torch.zeros_like(top[..., :1, :1])  # no numbers from the host: a CUDA graph has none
+    return torch.cat([top, torch.cat([zero, zero, zero, zero + 1], dim=-1)], dim=-2)
 
 
 def inverse(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:

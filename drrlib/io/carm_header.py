@@ -38,7 +38,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm, eta
+from drrlib.io.dicom_tags import stated_numbers
 
 # Which tag holds a length, at which place, and what it is.
 _LENGTHS = {
@@ -54,23 +55,38 @@ _TABLE = ("TableVerticalIncrement", "TableLongitudinalIncrement", "TableLateralI
 _RANGE = {"Primary": 180.0, "Secondary": 90.0}  # [deg], either side of 0
 
 
-def read_header(
+def carm_from_dicom(
     header,
     *,
-    sdd: float | None,
-    sod: float | None,
-    delx: float | None,
-    dely: float | None,
-    frame: int,
+    sdd: float | None = None,
+    sod: float | None = None,
+    delx: float | None = None,
+    dely: float | None = None,
+    frame: int = 0,
 ) -> tuple[CArm, Float[Tensor, "6"] | None]:
-    """The C-arm and eta of a header; arguments and errors as `CArm.from_dicom`."""
+    """Intrinsics and positioner angles of an XA, DX or CR image.
+
+    No length is guessed: what the header lacks must be given by keyword, which also replaces
+    what the header says.
+
+    Args:
+        header: pydicom dataset.
+        sdd, sod: Source-detector and source-isocentre distance [mm].
+        delx, dely: Column and row spacing at the detector [mm].
+        frame: Which frame of a run, from 0; its angles differ where the positioner moved.
+
+    Returns:
+        The C-arm, and eta with the angles and no offset; None where the header lacks a
+        positioner angle.
+
+    Raises:
+        ConfigError: not a dataset, or no such frame.
+        DicomError: names the missing or unusable tag and the keyword that replaces it.
+        GeometryError: lengths that no C-arm can have.
+    """
     device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
     angles = [_angle(header, which, frame) for which in ("Secondary", "Primary")]
-    if None in angles:
-        return device, None
-    return device, torch.tensor(
-        [math.radians(a) for a in (*angles, turn)] + [0.0] * 3, dtype=torch.float64
-    )
+    return device, None if None in angles else eta(angles[0], angles[1], turn, degrees=True)
 
 
 def start_from_dicom(
@@ -100,7 +116,7 @@ def start_from_dicom(
             knows the CT. The nearer the CT's middle is to the isocentre, the better the start.
         flipped: As in `CArm`; from PatientOrientation, else, or if gamma is given, from
             FieldOfViewHorizontalFlip.
-        sdd, sod, delx, dely, frame: As in `CArm.from_dicom`.
+        sdd, sod, delx, dely, frame: As in `carm_from_dicom`.
 
     Returns:
         The C-arm, and eta [6], float64, for `register` and `CArm.pose`.
@@ -129,17 +145,17 @@ def start_from_dicom(
             f"the table moved before frame {frame}; its tags tell the way in the table's own "
             "directions and only since frame 0: pass b=... [mm], or use frame 0"
         )
-    eta = torch.tensor([*angles, 0.0, *offset], dtype=torch.float64)
+    start = eta(*angles, 0.0, offset)
     if flipped is not None:
         device = dataclasses.replace(device, flipped=flipped)
     if gamma is not None:
-        eta[2] = gamma
+        start[2] = gamma
     elif header.get("PatientOrientation"):
-        device, eta[2] = _as_stored(header, device, eta, flipped)
+        device, start[2] = _as_stored(header, device, start, flipped)
     else:
         _check_head_first(header)
-        eta[2] = math.radians(turn)
-    return device, eta
+        start[2] = math.radians(turn)
+    return device, start
 
 
 def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, float]:
@@ -183,7 +199,7 @@ def _check_head_first(header) -> None:
         )
 
 
-def _as_stored(header, device: CArm, eta: Tensor, flipped: bool | None) -> tuple[CArm, float]:
+def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tuple[CArm, float]:
     """The C-arm and gamma for which rows and columns point where PatientOrientation says."""
     letters = header.get("PatientOrientation")
     if str(header.get("AnatomicalOrientationType") or "BIPED").strip().upper() != "BIPED":
@@ -199,7 +215,7 @@ def _as_stored(header, device: CArm, eta: Tensor, flipped: bool | None) -> tuple
     fits = []
     mirrors = (False, True) if flipped is None else (flipped,)
     for mirror, quarter in itertools.product(mirrors, range(4)):
-        turned = eta.clone()
+        turned = start.clone()
         turned[2] = (quarter if quarter < 3 else -1) * math.pi / 2
         other = dataclasses.replace(device, flipped=mirror)
         frame = other.frame(other.pose(turned[None], torch.zeros(3, dtype=torch.float64)))
@@ -219,16 +235,9 @@ def _as_stored(header, device: CArm, eta: Tensor, flipped: bool | None) -> tuple
 def _numbers(header, tag: str, remedy: str = "") -> list[float] | None:
     """Values of a tag, None if it is missing or empty. The message never repeats the content."""
     try:
-        value = header.get(tag)
-        if value is None or value == "":
-            return None
-        many = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        numbers = [float(v) for v in (value if many else [value])]
-    except (TypeError, ValueError, OverflowError):
-        raise _unusable(tag, remedy) from None  # its text would quote the header
-    if not all(math.isfinite(x) for x in numbers):
-        raise _unusable(tag, remedy)
-    return numbers or None
+        return stated_numbers(header, tag)
+    except ValueError:
+        raise _unusable(tag, remedy) from None
 
 
 def _unusable(tag: str, remedy: str = "", expected: str = "a finite number") -> DicomError:

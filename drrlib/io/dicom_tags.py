@@ -96,22 +96,50 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
 
 def value(ds: Dataset, keyword: str):
     """Value of a tag; None where it is missing, empty or breaks its own format."""
+    try:
+        return stated(ds, keyword)
+    except ValueError:
+        return None
+
+
+def stated(ds: Dataset, keyword: str):
+    """Value of a tag; None where it is missing or empty.
+
+    Raises:
+        ValueError: it breaks its own format; says nothing of the content.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             found = ds.get(keyword)
         except Exception:  # pydicom converts on access and lets every error through
-            return None
+            raise ValueError(f"{keyword} breaks its own format") from None
     return None if found is None or found == "" else found
+
+
+def stated_numbers(ds: Dataset, keyword: str) -> list[float] | None:
+    """All numbers of a tag; None where it is missing or empty.
+
+    Raises:
+        ValueError: what stands there is no finite number; says nothing of the content.
+    """
+    found = stated(ds, keyword)
+    try:
+        listed = [] if found is None else np.atleast_1d(np.array(found, dtype=np.float64)).tolist()
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{keyword} is no number") from None
+    if not np.isfinite(listed).all():
+        raise ValueError(f"{keyword} is not finite")
+    return listed or None
 
 
 def numbers(ds: Dataset, keyword: str, count: int) -> np.ndarray | None:
     """`count` finite numbers of a tag, else None."""
     try:
-        found = np.atleast_1d(np.array(value(ds, keyword), dtype=np.float64))
-    except (TypeError, ValueError):
+        found = stated_numbers(ds, keyword)
+    except ValueError:
         return None
-    return found if found.shape == (count,) and np.isfinite(found).all() else None
+    return None if found is None or len(found) != count else np.array(found)
 
 
 def whole(ds: Dataset, keyword: str) -> int | None:

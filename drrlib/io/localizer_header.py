@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.geometry.localizer import ScanProjection
+from drrlib.geometry import ScanProjection
 from drrlib.io.dicom_tags import numbers, whole, words
 
 # Patient coordinates of what someone who looks into the gantry from the table sees: up and right.
@@ -42,15 +42,37 @@ _SEEN = {
 _ASIDE = 0.02  # largest cosine between directions that must be perpendicular, about 1 degree
 
 
-def read_header(
+def localizer_from_dicom(
     header,
     *,
-    sdd: float | None,
-    sod: float | None,
-    tube_angle: float | None,
-    patient_position: str | None,
+    sdd: float | None = None,
+    sod: float | None = None,
+    tube_angle: float | None = None,
+    patient_position: str | None = None,
 ) -> tuple[ScanProjection, Float[Tensor, "4 4"]]:
-    """The geometry and pose of a header; arguments and errors as `ScanProjection.from_dicom`."""
+    """Lengths and pose of a CT localizer.
+
+    Nothing is guessed: what the header lacks must be given by keyword, which also replaces what
+    the header says.
+
+    Args:
+        header: pydicom dataset.
+        sdd, sod: Source-detector and source-isocentre distance [mm].
+        tube_angle: Where the tube stands [deg]: 0 above the table, 90 to the right of someone who
+            looks into the gantry from the table's side.
+        patient_position: "HFS", "HFP", "FFS" or "FFP".
+
+    Returns:
+        The geometry, and world_from_camera in the patient coordinates of the header, which a CT
+        with the same FrameOfReferenceUID shares. `geometry.eta(pose, volume.center)` has the six
+        parameters.
+
+    Raises:
+        ConfigError: not a dataset, or an unknown patient position.
+        DicomError: not a localizer, or names the missing or unusable tag and the keyword that
+            replaces it.
+        GeometryError: lengths that no scanner can have.
+    """
     if not hasattr(header, "get"):
         raise ConfigError(
             f"header is a {type(header).__name__}; expected a pydicom dataset: read the file "
@@ -59,7 +81,7 @@ def read_header(
     if "LOCALIZER" not in words(header, "ImageType"):
         raise DicomError(
             "the header's ImageType lacks LOCALIZER; expected a CT localizer: read slices with "
-            "read_ct_series, and X-ray images with CArm.from_dicom"
+            "read_ct_series, and X-ray images with carm_from_dicom"
         )
     tilt = numbers(header, "GantryDetectorTilt", 1)
     if tilt is not None and abs(tilt[0]) > 0.1:

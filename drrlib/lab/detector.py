@@ -6,6 +6,7 @@ of physics: `polychromatic`, `instrument` (added), `add_scatter`, `blur`, `quant
 `saturate`.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.volume import MU_WATER
 
 Images = Float[Tensor, "b 1 height width"]
@@ -261,3 +262,62 @@ def _mirror_gaussian(size: int, sigma: float) -> Tensor:
         for image_of in (2 * turn * size + i, 2 * turn * size - 1 - i):
             total += torch.exp(-0.5 * ((i[:, None] - image_of) / sigma).square())
     return total / total.sum(dim=1, keepdim=True)
+
+
+def acquire(
+    parts: tuple[DRR, DRR],
+    pose: Float[Tensor, "1 4 4"],
+    dice: torch.Generator,
+    *,
+    kvp: float = 0.0,
+    rod: float = 0.0,
+    scatter: float = 0.0,
+    unsharp: float = 0.0,
+    photons: float = 0.0,
+    curve: float = 0.0,
+    scale: float = 1.0,
+    offset: float = 0.0,
+) -> Float[Tensor, "1 1 height width"]:
+    """One X-ray image, with the effects that are not 0 in the order of physics.
+
+    Args:
+        parts: Renderers made by `two_materials`.
+        pose: world_from_camera.
+        dice: Draws the rod's place and the noise.
+        kvp: Tube voltage [kV] behind 3 mm of aluminium; 0 for 60 keV alone, which is the DRR.
+        rod: Diameter [mm, on the detector] of a steel rod that comes from outside at any angle
+            and ends near the middle (within 15 % of the detector); saturated at 12 bits.
+        scatter: Median scatter-to-primary ratio, spread over a fourth of the detector's width.
+        unsharp: Standard deviation of the detector's blur [pixels].
+        photons: Per pixel of the open beam.
+        curve: c of the grey map (1 - exp(-c x)) / c, as of a display or an unknown preprocessing.
+        scale, offset: Of the grey values, at last.
+    """
+    carm = parts[0].carm
+    if kvp:
+        image = polychromatic(parts, pose, Spectrum.kramers(kvp))
+    else:
+        image = parts[0](pose) + parts[1](pose)
+    if rod:
+        size = torch.tensor([carm.width * float(carm.delx), carm.height * float(carm.dely)])
+        draw = torch.rand(3, generator=dice, dtype=torch.float64)
+        tip = size * (0.5 + 0.3 * (draw[:2] - 0.5))
+        angle = 2 * torch.pi * draw[2]
+        away = 2 * size.max() * torch.stack([angle.cos(), angle.sin()])
+        image = image + instrument(carm, tip[None], (tip + away)[None], rod).to(image)
+    if scatter:
+        image = add_scatter(image, scatter, carm.width / 4)
+    if unsharp:
+        image = blur(image, unsharp)
+    if photons:
+        image = quantum_noise(image, photons, dice)
+    if rod:
+        image = saturate(image)
+    if curve:
+        image = (1 - torch.exp(-curve * image)) / curve
+    return scale * image + offset
+
+
+EFFECTS = tuple(
+    p.name for p in inspect.signature(acquire).parameters.values() if p.kind == p.KEYWORD_ONLY
+)

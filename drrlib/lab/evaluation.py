@@ -1,6 +1,6 @@
 """How registrations are judged: tables of success and error, the same in every notebook.
 
-A trial is a row of `study_registration.registration_trials`, or any with its columns.
+A trial is a row of `studies.registration_trials`, or any with its columns.
 
 The three criteria of success are never mixed: the loss below 1e-6, ZNCC above 0.999, and the true
 pose found (mTRE below 1 mm). All three judge the same pose, that of the lowest loss of a run.
@@ -34,9 +34,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from drrlib.errors import ConfigError
-from drrlib.geometry.metrics import wilson_interval
 
 FOUND = "mTRE < 1 mm"
 CRITERIA = {
@@ -204,9 +204,10 @@ def converged_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFram
 
 def rate_columns(hits: int, count: int) -> dict[str, float]:
     """rate_percent with Wilson's 95 % interval low_percent to high_percent; NaN of nothing."""
-    low, high = wilson_interval(hits, count) if count else (np.nan, np.nan)
-    rate = 100 * hits / count if count else np.nan
-    return dict(rate_percent=rate, low_percent=100 * low, high_percent=100 * high)
+    if not count:
+        return dict(rate_percent=np.nan, low_percent=np.nan, high_percent=np.nan)
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return dict(rate_percent=100 * hits / count, low_percent=100 * low, high_percent=100 * high)
 
 
 def _groups(

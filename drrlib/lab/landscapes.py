@@ -14,9 +14,9 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.similarity.correlation import get_loss
+from drrlib.geometry import PARAMETERS
+from drrlib.similarity import get_loss
 
-PARAMETERS = ("theta", "phi", "gamma", "bx", "by", "bz")
 ROTATION_PAIRS = (("theta", "phi"), ("theta", "gamma"), ("phi", "gamma"))
 TRANSLATION_PAIRS = (("bx", "by"), ("bx", "bz"), ("by", "bz"))
 

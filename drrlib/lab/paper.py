@@ -22,9 +22,15 @@ def repository() -> Path:
     )
 
 
+def data_folder() -> Path:
+    """Where paper_values.csv and sources.csv lie: in an installed package, or in the checkout."""
+    installed = Path(__file__).parent / "data"
+    return installed if installed.is_dir() else repository() / "data"
+
+
 def paper_values(root: Path | None = None) -> pd.DataFrame:
     """data/paper_values.csv: the only place where the paper's numbers stand."""
-    path = (root or repository()) / "data" / "paper_values.csv"
+    path = (root / "data" if root else data_folder()) / "paper_values.csv"
     table = pd.read_csv(path, comment="#")
     unknown = sorted(set(table["rule"]) - set(RULES))
     if unknown:

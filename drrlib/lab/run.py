@@ -18,12 +18,12 @@ import torch
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.lab.paper import compare_with_paper, repository
-from drrlib.lab.studies.runner import installed_version, trial_generator
+from drrlib.lab.studies import installed_version, trial_generator
 
 PROFILES = ("quick", "full")
 
 
-def start(name: str, profile: str, seed: int, backend: str, cfg: dict) -> "Run":
+def start_run(name: str, profile: str, seed: int, backend: str, cfg: dict) -> "Run":
     """Seed torch and NumPy and begin the record of the notebook `name` (such as "01_siddon_drr").
 
     Raises:
@@ -41,7 +41,7 @@ def start(name: str, profile: str, seed: int, backend: str, cfg: dict) -> "Run":
 
 @dataclass(repr=False)
 class Run:
-    """One execution of one notebook; made by `start`, closed by `finish`."""
+    """One execution of one notebook; made by `start_run`, closed by `finish`."""
 
     name: str
     profile: str

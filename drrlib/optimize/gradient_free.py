@@ -8,7 +8,7 @@ and kept. The packages are imported where they are used: registration by gradien
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -56,6 +56,7 @@ class SciPySearch:
         most: int,
         threshold: float,
         scale: float = 1.0,
+        number: int = 0,
     ) -> Tried:
         """Minimise from one start.
 
@@ -65,6 +66,7 @@ class SciPySearch:
             most: Renders allowed.
             threshold: End as soon as a loss lies below.
             scale: Factor of the first steps, below 1 where the start is already good.
+            number: Of this start among those of a call; these methods draw nothing.
 
         Returns:
             All parameters tried, their losses, and whether the method ended by itself.
@@ -109,7 +111,8 @@ class CmaEs:
             the range that is to be searched is a good one.
         step_translation: The same for the translations [mm].
         population: Renders in a generation; None for the method's own, 9 for six parameters.
-        seed: The draws depend on it and on the start alone, not on other starts.
+        seed: Start i of a call draws from a generator seeded by (seed, i); or a seed for each
+            start, which then does not depend on the others.
 
     Raises:
         ConfigError: pycma is not installed, or a number out of range.
@@ -118,14 +121,14 @@ class CmaEs:
     step_rotation: float = math.radians(10)
     step_translation: float = 10.0
     population: int | None = None
-    seed: int = 0
+    seed: int | Sequence[int] = 0
 
     def __post_init__(self):
         _check_steps(self)
-        for name, low in (("population", 4), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"{name} is {value}; expected a whole number >= {low}")
+        if self.population is not None and self.population < 4:
+            raise ConfigError(f"population is {self.population}; expected a whole number >= 4")
+        if min([self.seed] if isinstance(self.seed, int) else self.seed, default=0) < 0:
+            raise ConfigError(f"seed is {self.seed}; expected whole numbers >= 0")
         _pycma()  # better here than after the first render
 
     def search(
@@ -135,6 +138,7 @@ class CmaEs:
         most: int,
         threshold: float,
         scale: float = 1.0,
+        number: int = 0,
     ) -> Tried:
         """As `SciPySearch.search`; the start itself is the first render.
 
@@ -142,8 +146,8 @@ class CmaEs:
         of `most` is rendered of the last.
         """
         steps = _steps(self, start, scale)
-        words = start.double().cpu().numpy().view(np.uint32).tolist()
-        dice = np.random.default_rng([self.seed, *words])
+        seed = [self.seed, number] if isinstance(self.seed, int) else [self.seed[number]]
+        dice = np.random.default_rng(seed)
         options = dict(
             randn=lambda *shape: dice.standard_normal(shape), seed=math.nan,  # no global state
             verbose=-9, verb_log=0, signals_filename="",

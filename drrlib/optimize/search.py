@@ -1,5 +1,8 @@
 """What a descent keeps of its starts: where each is, its best pose so far, who still runs."""
 
+import math
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -8,35 +11,62 @@ RAN_OUT, LOST = "steps ran out", "loss or gradient not finite"
 BELOW, SETTLED = "loss below threshold", "loss settled"
 
 
+class Trace(NamedTuple):
+    """Every step of a descent; NaN once a start has stopped.
+
+    Attributes:
+        eta: [steps, *n, 6] (rad, mm), for the n starts.
+        loss: [steps, *n].
+        level: Pixels of the detector joined along each side, at each step.
+    """
+
+    eta: Float[Tensor, "... 6"]
+    loss: Float[Tensor, "..."]
+    level: Int[Tensor, "..."]
+
+
 class Search:
     """State of all starts, with the trace of every step.
 
     Args:
         eta: Pose parameters to start from [n, 6], float64; not changed.
-        threshold, patience: Stopping rules, as in `descend`.
+        threshold: A start stops when its loss falls below this at the last level.
+        patience: A start leaves a level when its loss has not improved by 0.1 % for so many steps.
     """
 
-    def __init__(self, eta: Float[Tensor, "n 6"], threshold: float, patience: int):
+    def __init__(
+        self, eta: Float[Tensor, "n 6"], threshold: float = -math.inf, patience: float = math.inf
+    ):
         self.eta = eta.clone()
         self.threshold, self.patience = threshold, patience
-        self.best_eta = eta.clone()
-        self.best_loss = eta.new_full((len(eta),), torch.inf)
         self.reason = [RAN_OUT] * len(eta)
-        self.trace_eta, self.trace_loss, self.level = [], [], []
+        self._etas: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._levels: list[int] = []
+        self.enter(1, last=True)
 
-    def enter(self, binning: int, last: bool) -> None:
+    def enter(self, level: int, last: bool) -> None:
         """Begin a level: its losses are not comparable with those of the level before."""
-        self.binning, self.last = binning, last
-        self.best_loss = torch.full_like(self.best_loss, torch.inf)
+        self.level, self.last = level, last
+        self.best_eta = self.eta.clone()
+        self.best_loss = self.eta.new_full((len(self.eta),), torch.inf)
         self.mark = self.best_loss.clone()
         self.waited = torch.zeros(len(self.eta), dtype=torch.long)
         self.reason = [r if r == LOST else RAN_OUT for r in self.reason]
-        self.running = torch.tensor([r != LOST for r in self.reason])
+        self.running = torch.tensor([r != LOST for r in self.reason], dtype=torch.bool)
 
     @property
     def active(self) -> Int[Tensor, " m"]:
         """Indices of the starts that still run."""
         return torch.nonzero(self.running).flatten()
+
+    @property
+    def trace(self) -> Trace:
+        if not self._losses:
+            empty = self.eta.new_zeros(0, *self.eta.shape)
+            return Trace(empty, empty[..., 0], torch.zeros(0, dtype=torch.long))
+        levels = torch.tensor(self._levels)
+        return Trace(torch.stack(self._etas), torch.stack(self._losses), levels)
 
     def record(
         self, active: Int[Tensor, " m"], value: Float[Tensor, " m"], slope: Float[Tensor, "m 6"]
@@ -69,7 +99,7 @@ class Search:
 
     def record_runs(self, runs: dict[int, tuple[Tensor, Tensor, bool]]) -> None:
         """Store whole runs of single starts: parameters [k, 6], losses [k], whether it settled."""
-        length = max(len(losses) for _, losses, _ in runs.values())
+        length = max((len(losses) for _, losses, _ in runs.values()), default=0)
         losses = self.eta.new_full((length, len(self.eta)), torch.nan)
         etas = self.eta.new_full((length, len(self.eta), 6), torch.nan)
         for i, (path, values, settled) in runs.items():
@@ -90,6 +120,6 @@ class Search:
         self.eta = self.best_eta.clone()
 
     def _store(self, losses: Tensor, etas: Tensor) -> None:
-        self.trace_loss.append(losses)
-        self.trace_eta.append(etas)
-        self.level.append(self.binning)
+        self._losses.append(losses)
+        self._etas.append(etas)
+        self._levels.append(self.level)

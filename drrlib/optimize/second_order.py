@@ -10,66 +10,21 @@ doi:10.1093/biomet/73.1.13.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from drrlib.drr import DRR
-from drrlib.geometry.carm import Frame
-from drrlib.projectors import project
-from drrlib.similarity.grey import LINE, Model, regress, smooth_fields
+from drrlib.optimize.objective import Linear, Objective, Sight
+from drrlib.similarity import LINE, regress, smooth_fields
 
 _BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
 _FIRST, _LEAST, _MOST = 1e-3, 1e-9, 1e9  # damping
 # A step below this changes no pixel by more than rounding [rad, mm].
 _STILL = (1e-6,) * 3 + (1e-3,) * 3
-
-
-@dataclass(frozen=True)
-class Sight:
-    """One view: who renders it, and what it should look like for each row of parameters.
-
-    Args:
-        drr: Renderer of the level, method "joseph".
-        fixed: An image for each row [m, 1, h, w].
-        weights: Weight of each pixel, [m, 1, h, w]; None for 1 everywhere.
-        frame_of: Parameters [m, n] -> source and detector of this view.
-        grey: How grey values may differ. Where only by scale and offset, the loss is 1 - ZNCC;
-            else it is half the part of the image's variance that the regression leaves.
-    """
-
-    drr: DRR
-    fixed: Tensor
-    weights: Tensor | None
-    frame_of: Callable[[Tensor], Frame]
-    grey: Model = LINE
-
-    def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
-        """Images. Gradients: parameters."""
-        drr = self.drr
-        image = project(
-            drr.grid, *self.frame_of(parameters), drr.carm.height, drr.carm.width,
-            method=drr.method, backend=drr.backend,
-        )  # fmt: skip
-        return image[:, None]
-
-    def rows(self, rows: Int[Tensor, " r"]) -> "Sight":
-        """The view with some of its images, which may repeat."""
-        rows = rows.to(self.fixed.device)
-        weights = None if self.weights is None else self.weights[rows]
-        return replace(self, fixed=self.fixed[rows], weights=weights)
-
-
-class Linear(NamedTuple):
-    """What one march tells of a view: images [m, pixels], their derivative [m, pixels, n]."""
-
-    image: Float[Tensor, "m pixels"]
-    jacobian: Float[Tensor, "m pixels n"]
 
 
 class Normal(NamedTuple):
@@ -88,18 +43,16 @@ class Settled(NamedTuple):
         linear: Each view's image there, and its derivative.
         normal: The model made of them.
         settled: Whether the steps became negligible before they ran out.
-        renders: Images rendered of each view.
     """
 
     parameters: Float[Tensor, "m n"]
     linear: list[Linear]
     normal: Normal
     settled: Bool[Tensor, " m"]
-    renders: int
 
 
 def levenberg(
-    sights: Sequence[Sight],
+    objective: Objective,
     parameters: Float[Tensor, "m n"],
     linear: Sequence[Linear],
     steps: int,
@@ -108,9 +61,9 @@ def levenberg(
     """Minimise the mean over the views of 1 - ZNCC from each row of parameters.
 
     Args:
-        sights: The views.
+        objective: The views; its own loss does not matter.
         parameters: Where to begin: six of the pose, and freed lengths after them.
-        linear: From `linearize` there.
+        linear: From `objective.linearize` there.
         steps: Most steps; each renders one image, and a rejected one counts.
         still: A step below these in every parameter ends the row.
 
@@ -119,8 +72,7 @@ def levenberg(
     p = parameters.clone()
     tiny = p.new_tensor([*still, *[1e-3] * (p.shape[1] - len(still))])
     at = [Linear(*(x.clone() for x in one)) for one in linear]
-    here = normal_equations(sights, at)
-    renders = 0
+    here = normal_equations(objective.sights, at)
     damping = p.new_full((len(p),), _FIRST)
     settled = torch.zeros(len(p), dtype=torch.bool)
     running = _finite(here)
@@ -128,12 +80,11 @@ def levenberg(
         rows = torch.nonzero(running).flatten()
         if len(rows) == 0:
             break
-        some = [s.rows(rows) for s in sights]
+        some = objective.rows(rows)
         move = _step(Normal(*(x[rows] for x in here)), damping[rows])
         tried = p[rows] + move
-        next_ = linearize(some, tried)
-        there = normal_equations(some, next_)
-        renders += len(rows)
+        next_ = some.linearize(tried)
+        there = normal_equations(some.sights, next_)
         better = (there.loss < here.loss[rows]) & _finite(there)
         small = (move.abs() < tiny).all(dim=1)
         took, lost = rows[better], rows[~better]
@@ -146,16 +97,7 @@ def levenberg(
         stuck = damping[rows] > _MOST  # no direction goes down any more
         settled[rows[small | stuck]] = True
         running[rows[small | stuck]] = False
-    return Settled(p, at, here, settled, renders)
-
-
-def linearize(sights: Sequence[Sight], parameters: Float[Tensor, "m n"]) -> list[Linear]:
-    """Image and derivative of each view, from one march."""
-    found = []
-    for sight in sights:
-        image, jacobian = sight.drr.jacobian(parameters, sight.frame_of)
-        found.append(Linear(image.flatten(1), jacobian.flatten(1, 3)))
-    return found
+    return Settled(p, at, here, settled)
 
 
 def normal_equations(sights: Sequence[Sight], linear: Sequence[Linear]) -> Normal:
@@ -181,9 +123,12 @@ def residuals(
     An image without contrast, such as one of air, has no unit image: half its square is 1, as at
     right angles, so that leaving the patient is never a way down.
     """
-    moving, jacobian = linear
-    fixed = sight.fixed.flatten(1).to(moving)
-    weights = None if sight.weights is None else sight.weights.flatten(1).to(moving)
+    # In float64: float32 sums depend on how many rows are summed at once.
+    moving, jacobian = (x.double() for x in linear)
+    fixed = sight.fixed.flatten(1).to(moving).expand_as(moving)
+    weights = sight.weights
+    if weights is not None:
+        weights = weights.flatten(1).to(moving).expand_as(moving)
     if sight.grey != LINE:
         return _regressed(moving, jacobian, fixed, weights, sight)
     fixed, _ = _centred(fixed, weights)
@@ -242,7 +187,7 @@ def _step(model: Normal, damping: Float[Tensor, " m"]) -> Float[Tensor, "m n"]:
     matrix = model.curvature * scale[:, None] * scale[:, :, None]  # unit diagonal
     matrix = matrix + torch.diag_embed(damping[:, None].expand_as(diagonal) + 1e-12)
     right = (model.gradient * scale)[..., None]
-    return -torch.linalg.solve(matrix, right)[..., 0] * scale
+    return -torch.linalg.solve_ex(matrix, right).result[..., 0] * scale
 
 
 def _finite(model: Normal) -> Bool[Tensor, " m"]:

@@ -6,6 +6,8 @@ from drrlib.projectors.ops import (
     METHODS,
     choose_backend,
     endpoint_gradients,
+    frame_gradients,
+    images,
     line_integrals,
     project,
 )
@@ -16,6 +18,8 @@ __all__ = [
     "Grid",
     "choose_backend",
     "endpoint_gradients",
+    "frame_gradients",
+    "images",
     "line_integrals",
     "project",
 ]

@@ -161,6 +161,17 @@ def _(grad, sums, values, geometry, frames, joseph):
     return torch.empty_like(frames)
 
 
+@torch.library.custom_op("drrlib::cuda_reduce", mutates_args=())
+def cuda_reduce(grad: Tensor, sums: Tensor) -> Tensor:
+    """Chain the image gradient to the frames [b, 12], float64, by the sums of a march."""
+    return _reduce(grad.contiguous(), sums)
+
+
+@cuda_reduce.register_fake
+def _(grad, sums):
+    return grad.new_empty(len(grad), 12, dtype=torch.float64)
+
+
 @torch.library.custom_op("drrlib::cuda_volume_gradient", mutates_args=())
 def cuda_volume_gradient(
     grad: Tensor, whole: Tensor, frames: Tensor, shape: list[int], joseph: bool

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.errors import ConfigError, DtypeError, GeometryError, ShapeError, VolumeError
+from drrlib.arrays import Numbers, as_affine
+from drrlib.errors import ConfigError, DtypeError, ShapeError, VolumeError
 
 # The kernels index with 32-bit integers.
 MOST_VOXELS = 2**31 - 1
@@ -27,8 +28,8 @@ class Grid:
         mu: Linear attenuation [1/mm], float32 or float64, any strides; float16 or bfloat16 to
             store and read half the bytes, with all sums in float32. Or a stack of volumes on one
             grid, [v, x, y, z]: each pose, or each row of rays, then has a volume of its own.
-        affine: world_from_voxel [mm], column vectors; voxel (0, 0, 0) has its centre at index 0.
-            May be oblique, mirrored, anisotropic and sheared. Takes no gradient.
+        affine: world_from_voxel [mm], 4x4, column vectors; index 0 is a voxel centre. May be
+            oblique, mirrored, anisotropic and sheared. Takes no gradient.
 
     Raises:
         ShapeError: `mu` is not [x, y, z] or [v, x, y, z] with at least one voxel, or `affine` not
@@ -37,7 +38,7 @@ class Grid:
         GeometryError: `affine` is not finite or cannot be inverted.
     """
 
-    def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Float[Tensor, "4 4"]):
+    def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Numbers):
         if mu.ndim not in (3, 4) or mu.numel() == 0:
             raise ShapeError(
                 f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"
@@ -47,20 +48,15 @@ class Grid:
                 f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: "
                 "convert it"
             )
-        if tuple(affine.shape) != (4, 4):
-            raise ShapeError(f"affine has shape {tuple(affine.shape)}; expected (4, 4)")
-        affine = affine.detach().to(dtype=torch.float64, device=mu.device)
+        affine = as_affine(affine)
         linear = affine[:3, :3]
-        scale = linear.norm(dim=0).prod()
-        if not bool(torch.isfinite(affine).all()) or bool(linear.det().abs() <= 1e-6 * scale):
-            raise GeometryError(
-                "affine cannot be inverted (or has infinite entries); expected a world_from_voxel "
-                "matrix with three independent voxel axes [mm]"
-            )
         self.mu = mu
-        self.affine = affine
-        self.voxel_from_world = torch.linalg.inv(affine)
-        self.metric = linear.T @ linear  # squared world length of a step in voxel coordinates
+        self.affine = affine.to(mu.device)
+        # Poses live on the host, unless a CUDA graph moves them: the matrix is at hand on both.
+        self._host = torch.linalg.inv(affine)
+        self.voxel_from_world = self._host.to(mu.device)
+        # Squared world length of a step in voxel coordinates.
+        self.metric = (linear.T @ linear).to(mu.device)
         self._padded: Padded | None = None
         self._frozen: int | None = None  # version of mu, where it is not to change
         self._parts: list[Grid] = []
@@ -92,6 +88,18 @@ class Grid:
             part.mu = mu
         return self._parts
 
+    def check_poses(self, number: int, several: bool = False) -> None:
+        """Raises ShapeError where a stack has another number of volumes than there are poses.
+
+        With `several`, each volume may have more frames than one.
+        """
+        fits = number % self.volumes == 0 if several else number == self.volumes
+        if self.mu.ndim == 4 and not fits:
+            raise ShapeError(
+                f"mu has {self.volumes} volumes for {number} poses; expected one volume [x, y, z] "
+                "for all, or one for each pose"
+            )
+
     def freeze(self) -> "Grid":
         """The same grid, whose volume is taken as it is now and not looked at again.
 
@@ -120,15 +128,30 @@ class Grid:
         """Of the images: float64 for a float64 volume, else float32."""
         return torch.promote_types(self.mu.dtype, torch.float32)
 
-    def to_voxel(self, points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
-        """World points [mm] in voxel coordinates (integers are voxel centres), float64."""
-        m = self.voxel_from_world
-        return points.to(m) @ m[:3, :3].T + m[:3, 3]
+    def to_voxel(self, points: Float[Tensor, "*b 3"], shift: bool = True) -> Float[Tensor, "*b 3"]:
+        """World points [mm] in voxel coordinates (integers are voxel centres), float64.
 
-    def to_voxel_step(self, steps: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
-        """World displacements [mm] in voxel coordinates, float64."""
-        m = self.voxel_from_world
-        return steps.to(m) @ m[:3, :3].T
+        Without `shift` these are displacements. They are computed where the points are.
+        """
+        m = self.voxel_from_world if points.device == self.mu.device else self._host
+        moved = points.to(m) @ m[:3, :3].T
+        return moved + m[:3, 3] if shift else moved
+
+    def frames(
+        self,
+        source: Float[Tensor, "*#b 3"],
+        corner: Float[Tensor, "*#b 3"],
+        col_step: Float[Tensor, "*#b 3"],
+        row_step: Float[Tensor, "*#b 3"],
+        shift: bool = True,
+    ) -> Float[Tensor, "*b 12"]:
+        """Detectors [mm, world] in voxel coordinates, on the device of `mu`, float64.
+
+        Without `shift`, the derivatives of detectors; gradients go through either way.
+        """
+        points = [self.to_voxel(source, shift), self.to_voxel(corner, shift)]
+        steps = [self.to_voxel(col_step, False), self.to_voxel(row_step, False)]
+        return torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1).to(self.mu.device)
 
     def padded(self) -> "Padded":
         """The support of `mu` inside a shell of zeros, for the kernels; cached.

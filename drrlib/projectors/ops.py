@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drrlib.errors import BackendError, ConfigError, DeviceError, ShapeError
+from drrlib.arrays import Numbers, as_tensor
+from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.projectors import cuda, reference, reference_images
 from drrlib.projectors.grid import HALF, Grid, Padded
 
@@ -52,10 +53,10 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
 
 def project(
     grid: Grid,
-    source: Float[Tensor, "b 3"],
-    corner: Float[Tensor, "b 3"],
-    col_step: Float[Tensor, "b 3"],
-    row_step: Float[Tensor, "b 3"],
+    source: Numbers,
+    corner: Numbers,
+    col_step: Numbers,
+    row_step: Numbers,
     height: int,
     width: int,
     *,
@@ -67,9 +68,9 @@ def project(
 
     Args:
         grid: The volume, or a stack of as many volumes as there are poses.
-        source: X-ray source [mm, world].
-        corner: Outer corner of pixel (0, 0) [mm, world].
-        col_step, row_step: From a pixel to its right and its lower neighbour [mm, world];
+        source: X-ray source [mm, world], [b, 3].
+        corner: Outer corner of pixel (0, 0) [mm, world], [b, 3].
+        col_step, row_step: From a pixel to its right and its lower neighbour [mm, world], [b, 3];
             pixel (i, j) has its centre at corner + (j + 1/2) col_step + (i + 1/2) row_step.
         height, width: Rows and columns.
         method: "siddon" (exact) or "joseph" (smooth in the pose).
@@ -78,7 +79,7 @@ def project(
         patch_size: Render squares of this many pixels one after the other. The image does not
             depend on it; the reference needs less memory, the kernels need none.
 
-    Geometry on the CPU is brought to the device of `grid.mu`, and its gradient comes back.
+    Geometry is brought to the device of `grid.mu`, and its gradient comes back.
 
     Returns:
         Line integrals [-], float64 for a float64 volume, else float32; zero where a ray misses
@@ -90,34 +91,51 @@ def project(
         repeats bit by bit only under torch.use_deterministic_algorithms, the others always do.
 
     Raises:
-        ShapeError, DeviceError: tensors disagree.
+        ShapeError: tensors disagree.
         ConfigError: unknown method or backend, or a size below 1.
         BackendError: the named backend cannot run here.
     """
-    choice = choose_backend(grid, backend)
     for name, value in (("height", height), ("width", width), ("patch_size", patch_size or 1)):
         if int(value) != value or value < 1:
             raise ConfigError(f"{name} is {value}; expected a whole number of at least 1")
-    _check(grid, method, source=source, corner=corner, col_step=col_step, row_step=row_step)
-    points = [grid.to_voxel(source), grid.to_voxel(corner)]
-    steps = [grid.to_voxel_step(col_step), grid.to_voxel_step(row_step)]
-    frames = torch.cat(torch.broadcast_tensors(*points, *steps), dim=-1)  # [b, 12]
-    _check_number(grid, frames)
+    points = _points(method, source=source, corner=corner, col_step=col_step, row_step=row_step)
+    how = dict(method=method, backend=backend, patch_size=patch_size)
+    frames = grid.frames(*points)
+    grid.check_poses(len(frames))
+    return images(grid, frames, height, width, **how)
+
+
+def images(
+    grid: Grid,
+    frames: Float[Tensor, "b 12"],
+    height: int,
+    width: int,
+    *,
+    method: str = "siddon",
+    backend: str = "auto",
+    patch_size: int | None = None,
+) -> Float[Tensor, "b height width"]:
+    """As `project`, of frames in voxel coordinates (`Grid.frames`).
+
+    Of a stack of v volumes each has b / v of the frames, one volume after the other.
+    """
+    choice = choose_backend(grid, backend)
+    grid.check_poses(len(frames), several=True)
     if choice == "cuda":
         return cuda.project(grid, frames, height, width, method, patch_size)
-    images = [
+    parts = [
         _CpuProject.apply(part.mu, rows, part, height, width, method, patch_size)
         if choice == "cpu"
         else reference_images.images(part, rows, height, width, method, patch_size)
         for part, rows in _by_volume(grid, frames)
     ]
-    return images[0] if len(images) == 1 else torch.cat(images)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def line_integrals(
     grid: Grid,
-    source: Float[Tensor, "*#ray 3"],
-    target: Float[Tensor, "*#ray 3"],
+    source: Numbers,
+    target: Numbers,
     *,
     method: str = "siddon",
     backend: str = "auto",
@@ -127,7 +145,7 @@ def line_integrals(
 
     Args:
         grid: The volume.
-        source, target: Segment ends [mm, world]; they broadcast. For a stack of v volumes
+        source, target: Segment ends [mm, world], [..., 3]; they broadcast. For a stack of v volumes
             [v, ..., 3], the rays of each volume.
         method, backend: As in `project`.
         patch_size: Take patch_size x patch_size rays at a time (reference only matters).
@@ -142,7 +160,7 @@ def line_integrals(
         As `project`.
     """
     choice = choose_backend(grid, backend)
-    _check(grid, method, source=source, target=target)
+    source, target = _points(method, source=source, target=target)
     try:
         source, target = torch.broadcast_tensors(source, target)
     except RuntimeError:
@@ -155,9 +173,9 @@ def line_integrals(
             f"mu has {grid.volumes} volumes for rays of shape {tuple(source.shape)}; expected one "
             f"volume [x, y, z] for all, or rays [{grid.volumes}, ..., 3]"
         )
-    s, p = grid.to_voxel(source).reshape(-1, 3), grid.to_voxel(target).reshape(-1, 3)
     # A ray is a detector of one pixel without extent.
-    frames = torch.cat([s, p, torch.zeros_like(s), torch.zeros_like(s)], dim=-1)
+    s, p = source.reshape(-1, 3), target.reshape(-1, 3)
+    frames = grid.frames(s, p, torch.zeros_like(s), torch.zeros_like(s))
     if choice == "cuda":
         return cuda.project(grid, frames, 1, 1, method, None).reshape(source.shape[:-1])
     most = patch_size**2 if patch_size else reference_images.RAYS
@@ -193,7 +211,7 @@ def endpoint_gradients(
     """
     choice = choose_backend(grid, backend)
     frames = frames.detach().to(grid.mu.device)
-    _check_number(grid, frames)
+    grid.check_poses(len(frames), several=True)
     if choice == "cuda":
         return cuda.march(grid, frames, height, width, method, keep=True)
     found = [
@@ -206,29 +224,43 @@ def endpoint_gradients(
     return (image[0], sums[0]) if len(found) == 1 else (torch.cat(image), torch.cat(sums))
 
 
+def frame_gradients(
+    grid: Grid,
+    grad: Float[Tensor, "b height width"],
+    sums: Float[Tensor, "b height width 6"],
+    backend: str = "auto",
+) -> Float[Tensor, "b 12"]:
+    """Chain the gradient of images to their frames, by the sums that `endpoint_gradients` kept.
+
+    Every pose is added up by itself and in one order, float64.
+    """
+    choice = choose_backend(grid, backend)
+    if choice == "cuda":
+        return cuda.cuda_reduce(grad, sums)
+    if choice == "cpu":
+        return _cpu_reduce(grad.contiguous(), sums)
+    source, target = (grad[..., None] * sums).double().split(3, dim=-1)
+    i, j = (torch.arange(n).to(target) + 0.5 for n in grad.shape[1:])
+    by_row = target.sum(dim=2)
+    parts = [source.sum(dim=(1, 2)), by_row.sum(dim=1), (j[:, None] * target).sum(dim=(1, 2))]
+    return torch.cat([*parts, (i[:, None] * by_row).sum(dim=1)], dim=-1)
+
+
 def _by_volume(grid: Grid, frames: Float[Tensor, "b 12"]) -> list[tuple[Grid, Tensor]]:
     """Each volume with its own frames, one volume after the other."""
     return list(zip(grid.each(), frames.tensor_split(grid.volumes), strict=True))
 
 
-def _check_number(grid: Grid, frames: Float[Tensor, "b 12"]) -> None:
-    if grid.mu.ndim == 4 and len(frames) != grid.volumes:
-        raise ShapeError(
-            f"mu has {grid.volumes} volumes for {len(frames)} poses; expected one volume [x, y, z] "
-            "for all, or one for each pose"
-        )
-
-
-def _check(grid: Grid, method: str, **points: Tensor) -> None:
+def _points(method: str, **points: Numbers) -> list[Tensor]:
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
-    for name, tensor in points.items():
+    found = []
+    for name, values in points.items():
+        tensor = as_tensor(values, name)
         if tensor.ndim < 1 or tensor.shape[-1] != 3:
             raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; expected [..., 3]")
-        if tensor.device.type != "cpu" and tensor.device != grid.mu.device:
-            raise DeviceError(
-                f"{name} is on {tensor.device} and mu on {grid.mu.device}; move one of them"
-            )
+        found.append(tensor)
+    return found
 
 
 # --- CPU kernels
@@ -256,12 +288,7 @@ class _CpuProject(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_mu = _cpu_adjoint(ctx.grid, frames, grad, ctx.method)
         if ctx.needs_input_grad[1]:
-            from drrlib.projectors import cpu_kernels
-
-            out = np.empty((*grad.shape[:2], 12))
-            with _announce(cpu_kernels.reduce):
-                cpu_kernels.reduce(grad.numpy(), sums[0].numpy(), out)
-            grad_frames = torch.from_numpy(out.sum(axis=1))
+            grad_frames = _cpu_reduce(grad, sums[0])
         return grad_mu, grad_frames, None, None, None, None, None
 
 
@@ -288,6 +315,15 @@ def _cpu_forward(
                     method == "joseph", window, image.numpy(), sums.numpy(), by_rows,
                 )  # fmt: skip
     return image, sums
+
+
+def _cpu_reduce(grad: Tensor, sums: Tensor) -> Tensor:
+    from drrlib.projectors import cpu_kernels
+
+    out = np.empty((*grad.shape[:2], 12))
+    with _announce(cpu_kernels.reduce):
+        cpu_kernels.reduce(grad.numpy(), sums.numpy(), out)
+    return torch.from_numpy(out.sum(axis=1))
 
 
 def _cpu_adjoint(grid: Grid, frames: Tensor, grad: Tensor, method: str) -> Tensor:

@@ -1,0 +1,38 @@
+"""From X-ray images and a CT to a pose that is judged; starts from landmarks; regions."""
+
+from drrlib.registration import regions
+from drrlib.registration.api import register
+from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
+from drrlib.registration.landmarks import arun, pnp
+from drrlib.registration.levels import Levels, join_geometry, join_pixels, level_sight
+from drrlib.registration.pipeline import RANGE, Registration
+from drrlib.registration.plan import PRESETS, Preset
+from drrlib.registration.result import Comparison, RegistrationResult
+from drrlib.registration.stages import Candidates, descend_together, refine
+from drrlib.registration.sweep import spread, sweep
+
+__all__ = [
+    "COARSE_TO_FINE",
+    "PAPER",
+    "PRESETS",
+    "RANGE",
+    "Candidates",
+    "Comparison",
+    "Levels",
+    "Preset",
+    "Registration",
+    "RegistrationResult",
+    "Schedule",
+    "arun",
+    "descend",
+    "descend_together",
+    "join_geometry",
+    "join_pixels",
+    "level_sight",
+    "pnp",
+    "refine",
+    "regions",
+    "register",
+    "spread",
+    "sweep",
+]

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.se3 import inverse, so3_log, transform_points
+from drrlib.geometry import Geometry, so3_log
 
 # A second place this many times worse is another place, not another name for noise.
 GAP = 1.5
@@ -30,7 +29,7 @@ class Hold(NamedTuple):
 
 
 def hold(
-    carm: CArm,
+    carm: Geometry,
     center: Float[Tensor, "3"],
     points: Float[Tensor, "p 3"],
     parameters: Float[Tensor, " n"],
@@ -39,10 +38,11 @@ def hold(
 ) -> Hold:
     """Turn curvature and covariance of the parameters into millimetres at `points`."""
 
-    def seen(eta: Tensor) -> Tensor:
-        return transform_points(inverse(carm.pose(eta, center)), points)
-
-    moved = torch.autograd.functional.jacobian(seen, parameters[:6])  # [p, 3, 6]
+    pose, slopes = carm.pose(parameters[:6], center), carm.pose_slopes(parameters[:6])
+    # A point x is seen at R^T (x - t).
+    away = points - pose[:3, 3]
+    moved = away @ slopes[:, :3, :3] - (slopes[:, :3, 3] @ pose[:3, :3])[:, None]
+    moved = moved.permute(1, 2, 0)  # [p, 3, 6]
     reach = moved.square().sum(dim=(0, 1)).div(len(points)).sqrt()
     reach = torch.cat([reach, reach.new_ones(len(parameters) - 6)])
     condition = torch.linalg.cond(curvature / (reach[:, None] * reach))

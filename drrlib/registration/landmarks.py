@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.se3 import check_rigid, inverse, rigid, so3_exp, transform_points
+from drrlib.geometry import CArm, check_rigid, inverse, rigid, so3_exp, transform_points
 
 # Spread of points across their line or plane, as a part of the longest, below which they count as
 # collinear or coplanar. Picked points lie off their plane by about 1 mm in 100 at best.

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from drrlib.optimize.second_order import Sight
-from drrlib.similarity.grey import LINE, Model, regress, smooth_fields
+from drrlib.optimize import Objective
+from drrlib.similarity import LINE, Model, regress, smooth_fields
 
 _CUT = 6.0  # scales: beyond it a pixel counts nothing
 # Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the
@@ -73,18 +73,18 @@ def _left(moving, fixed, weights, degree, fields):
 
 
 def reweighed(
-    sights: Sequence[Sight], images: Sequence[Float[Tensor, "m _"]]
-) -> tuple[list[Sight], list[Fit]]:
+    objective: Objective, images: Sequence[Float[Tensor, "m _"]]
+) -> tuple[Objective, list[Fit]]:
     """Views with new weights, and the fits behind them, from the images that each view shows."""
     found, fits = [], []
-    for sight, image in zip(sights, images, strict=True):
-        given = None if sight.weights is None else sight.weights[:, 0]
-        carm, fixed = sight.drr.carm, sight.fixed[:, 0]
-        pixel = float(carm.delx) * float(carm.sod) / float(carm.sdd)
-        fits.append(fit(image.reshape(fixed.shape), fixed, given, sight.grey, pixel))
-        weights = fits[-1].weights.reshape(sight.fixed.shape)
+    for sight, image in zip(objective.sights, images, strict=True):
+        moving = image.reshape(-1, *sight.fixed.shape[-2:])
+        given = None if sight.weights is None else sight.weights[:, 0].expand_as(moving)
+        fixed = sight.fixed[:, 0].expand_as(moving)
+        fits.append(fit(moving, fixed, given, sight.grey, sight.drr.carm.pixel))
+        weights = fits[-1].weights.reshape(-1, 1, *moving.shape[1:])
         found.append(dataclasses.replace(sight, weights=weights))
-    return found, fits
+    return objective.with_sights(found), fits
 
 
 def misfit(fits: Sequence[Fit], owner: Int[Tensor, " m"]) -> Float[Tensor, " m"]:

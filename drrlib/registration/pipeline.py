@@ -1,4 +1,15 @@
-"""The pipeline behind `registration.register`, prepared once for a volume and its cameras."""
+"""The pipeline behind `register`, prepared once for a volume and its cameras.
+
+One start can fall into the wrong valley, and what decides is rotation. So the pipeline
+
+1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`),
+2. lets the best few descend together at that level, dropping the worse half on the way,
+3. refines those that ended in different places by Levenberg-Marquardt at finer levels of detector
+   and volume, with grey values that may differ as those of an X-ray image do (`similarity.grey`)
+   and without pixels that no pose explains (`outliers`), and
+4. says how sure the best one is (`judge`): how much worse the second place is, and how tightly the
+   image holds each parameter.
+"""
 
 import math
 import time
@@ -10,29 +21,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.checks import check_image, check_starts
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mtre, targets
-from drrlib.optimize.second_order import covariance, normal_equations
+from drrlib.geometry import CArm, Geometry, mtre
+from drrlib.optimize import Normal, Objective, covariance, lowest, normal_equations
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import FREE, Levels
-from drrlib.registration.result import PRESETS, Preset, RegistrationResult
+from drrlib.registration.plan import Preset, get_preset
+from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import (
     APART,
     Candidates,
     Refined,
     distinct,
-    ranked,
     refine,
     refine_by_descent,
     search_coarsely,
 )
 from drrlib.registration.sweep import spread, sweep
-from drrlib.similarity.correlation import get_loss
-from drrlib.similarity.grey import Model
+from drrlib.similarity import Loss, Model, check_falls, get_loss, zncc_loss
+from drrlib.view import check_images, check_starts
 from drrlib.volume import Volume
 
+RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, mm]
 # Steps below these end a level, and the finest level [rad, mm].
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
@@ -49,17 +60,21 @@ class _Task(NamedTuple):
 
     search: tuple[float, float]
     free: tuple[str, ...]
-    loss_of: Callable | None  # None for 1 - ZNCC
-    seed: int
+    loss: Loss
+
+    @property
+    def squares(self) -> bool:
+        """Whether the loss is 1 - ZNCC, a sum of squares."""
+        return self.loss is zncc_loss
 
 
 class Registration:
-    """A volume and a C-arm prepared for any number of registrations; `register` makes one.
+    """A volume and its cameras prepared for any number of registrations; `register` makes one.
 
     Args:
         volume: CT as attenuation.
-        carm: Intrinsics of the X-ray images.
-        others: Intrinsics of each further camera, and its pose seen from the first one.
+        carm: Intrinsics of the X-ray images; of several cameras, a sequence.
+        relatives: Of several cameras, the pose of each seen from the first one, [4, 4] each.
         preset: "fast", "robust", or a `Preset`.
         backend: As in `DRR`.
     """
@@ -67,77 +82,73 @@ class Registration:
     def __init__(
         self,
         volume: Volume,
-        carm: CArm,
+        carm: Geometry | Sequence[Geometry],
         *,
-        others: Sequence[tuple[CArm, Tensor]] = (),
+        relatives: Sequence[Numbers] | None = None,
         preset: str | Preset = "robust",
         backend: str = "auto",
     ):
-        if isinstance(preset, str) and preset not in PRESETS:
-            raise ConfigError(
-                f"preset is {preset!r}; choose {', '.join(PRESETS)}, in `register` also paper, "
-                "or give a Preset"
+        cameras = list(carm) if isinstance(carm, Sequence) else [carm]
+        poses = [torch.eye(4)] if relatives is None else relatives
+        if len(poses) != len(cameras):
+            raise ShapeError(
+                f"got {len(cameras)} cameras and {len(poses)} poses of them; expected one for each"
             )
-        for each in (carm, *(other for other, _ in others)):
-            if not isinstance(each, CArm):
-                raise ConfigError(
-                    f"got a {type(each).__name__} for a C-arm; register takes CArm alone: for "
-                    "other geometries use drrlib.optimize.loop.descend from several starts"
-                )
-        self.preset = PRESETS[preset] if isinstance(preset, str) else preset
-        self.volume, self.carm = volume, carm
-        poses = [torch.eye(4, dtype=torch.float64)]
-        poses += [pose.detach().to("cpu", torch.float64) for _, pose in others]
-        carms = [carm, *(other for other, _ in others)]
-        self.levels = Levels(volume, carms, poses, backend, self.preset.finest)
-        self._points = targets(volume)
-        finest = self.levels.carm(0, self.levels.last)
+        poses = [as_tensor(x, "relatives", torch.float64).detach().cpu() for x in poses]
+        self.preset = get_preset(preset)
+        self.volume, self.carm = volume, cameras[0]
+        self.levels = Levels(volume, cameras, poses, backend, self.preset.finest)
+        self._points = volume.targets
+        finest = self.levels.camera(0, self.levels.last)
         large = min(finest.height, finest.width) >= _SMALL
         self._grey = Model(self.preset.degree, self.preset.smooth if large else 0)
 
     def __call__(
         self,
-        fixed: Sequence[Tensor],
-        start: Float[Tensor, "t s 6"],
+        fixed: Sequence[Numbers],
+        start: Numbers,
         *,
-        weights: Sequence[Tensor | None] | None = None,
-        search: tuple[float, float] = (math.radians(45.0), 60.0),
+        weights: Sequence[Numbers | None] | None = None,
+        search: tuple[float, float] = RANGE,
         free: Sequence[str] = (),
         loss: str | Callable = "zncc",
-        seed: int = 0,
     ) -> list[RegistrationResult]:
         """Register t images side by side; all their candidates are one batch.
 
         Args:
             fixed: Images of each view [t, 1, height, width].
-            start: Poses to search around, for each image.
+            start: Poses to search around, for each image [t, s, 6].
             weights: Weights of each view's images, or None.
-            search, free, loss, seed: As in `register`.
+            search, free, loss: As in `register`.
 
         Raises:
             ShapeError, ConfigError: what is wrong with which argument.
         """
         began = time.perf_counter()
         weights = [None] * len(fixed) if weights is None else list(weights)
-        fixed, weights = self._check(fixed, start, weights, search, free)
-        start = check_starts(start.flatten(0, 1)).reshape(start.shape)
-        loss_of = None if loss == "zncc" else get_loss(loss)
-        if loss_of is not None and free:
-            raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
-        plan, task = self.preset, _Task(search, tuple(free), loss_of, seed)
+        fixed, weights = self._check_images(fixed, weights)
+        start = self._check_start(start, fixed)
+        task = _Task(search, tuple(free), get_loss(loss))
+        self._check_task(task, len(fixed))
+        for image, weight in zip(fixed, weights, strict=True):
+            check_falls(task.loss, image, weight)
+        plan = self.preset
         found = self._attempt(plan, fixed, weights, start, None, task)
         for attempt in range(1, plan.attempts):
             doubtful = [t for t, result in enumerate(found) if not result.converged]
             if not doubtful:
                 break
-            more = replace(plan, rotations=plan.rotations * _AGAIN**attempt, kept=2 * plan.kept)
+            more = replace(
+                plan, rotations=plan.rotations * _AGAIN**attempt, kept=2 * plan.kept,
+                seed=plan.seed + attempt,
+            )  # fmt: skip
             again = self._attempt(
                 more,
                 [x[doubtful] for x in fixed],
                 [None if w is None else w[doubtful] for w in weights],
                 start[doubtful],
                 torch.stack([found[t].eta for t in doubtful]),
-                task._replace(seed=seed + attempt),
+                task,
             )
             for t, result in zip(doubtful, again, strict=True):
                 total = result.renders + found[t].renders
@@ -150,10 +161,10 @@ class Registration:
         levels, everyone = self.levels, torch.arange(len(start))
         # A second attempt does not trust the brightest pixels, which metal may be.
         tamed = fixed if known is None else [_tamed(*x) for x in zip(fixed, weights, strict=True)]
-        sights = levels.sights(0, tamed, weights)
-        swept = self._sweep(plan, sights, start, task)
+        objective = Objective(levels.sights(0, tamed, weights), task.loss)
+        swept = self._sweep(plan, objective, start, task)
         eta = swept.eta if known is None else torch.cat([known[:, None], swept.eta], dim=1)
-        coarse = search_coarsely(sights, eta, plan.rates, plan.steps, task.loss_of)
+        coarse = search_coarsely(objective, eta, plan.rates, plan.steps, task.squares)
         renders = (swept.renders + coarse.renders) * levels.share(0)
         path = [("sweep", swept.eta[:, 0], swept.loss[:, 0])]
         path.append(("coarse", coarse.eta[:, 0], coarse.loss[:, 0]))
@@ -171,74 +182,77 @@ class Registration:
             renders += one.renders * levels.share(level)
             path.append((f"level {level}", one.parameters[:, :6], one.loss))
 
-        model = normal_equations(one.sights, one.linear)
-        spreads = covariance(one.sights, one.linear)
+        model = normal_equations(one.objective.sights, one.linear)
+        spreads = covariance(one.objective.sights, one.linear)
+        places = [several.rows(rows) for rows in order]
+        stages = [tuple((name, x[t], float(y[t])) for name, x, y in path) for t in everyone]
+        found = [
+            self._result(one.rows(everyone[t : t + 1]), model, spreads, t, task) for t in everyone
+        ]
         return [
-            self._result(
-                start[t], coarse.eta[t], several.rows(order[t]), one.parameters[t],
-                float(one.loss[t]), float(one.kept[t]), model.curvature[t], spreads[t],
-                tuple((name, x[t], float(y[t])) for name, x, y in path),
-                float(renders) / len(start), task,
+            replace(
+                self._judged(result, start[t], places[t], coarse.eta[t], task),
+                path=stages[t], renders=float(renders) / len(start),
             )
-            for t in range(len(start))
+            for t, result in enumerate(found)
         ]  # fmt: skip
 
     def _fine(self, level, fixed, weights, rows, owner, rounds, task) -> Refined:
         """Rows of parameters, refined at a level."""
         last, plan = level == self.levels.last, self.preset
         freed = task.free if last else ()
-        sights = self.levels.sights(level, fixed, weights, freed)
+        objective = Objective(self.levels.sights(level, fixed, weights, freed), task.loss)
         rows = self._with_lengths(rows, freed)
-        if task.loss_of is None:
-            return refine(sights, rows, owner, rounds, _TIGHT if last else _LOOSE, self._grey)
+        if task.squares:
+            return refine(objective, rows, owner, rounds, _TIGHT if last else _LOOSE, self._grey)
         rates = tuple(_FINE * rate / 2**level for rate in plan.rates)
-        return refine_by_descent(sights, rows, owner, rates, 3 * sum(rounds), task.loss_of)
+        return refine_by_descent(objective, rows, owner, rates, 3 * sum(rounds))
 
-    def _result(
-        self, start, coarse, places, p, loss, kept, curvature, spread_, path, renders, task
-    ) -> RegistrationResult:
-        """One image's: its parameters `p`, and its places at the second level, best first."""
-        pose = self._pose(p[:6])
-        gap, agreement = self._rivals(places, coarse)
-        held = hold(self.carm, self.volume.center, self._points, p, curvature, spread_)
-        shift = p[3:6] - start[:, 3:]
-        outside = beyond(self._pose(start), pose, shift, task.search)
-        converged, reason = judge(loss, kept, gap, held.target_sd, outside)
+    def _result(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
+        """One image's pose and how the image holds it, not yet judged."""
+        p = one.parameters[0]
+        held = hold(self.carm, self.volume.center, self._points, p, model.curvature[t], spreads[t])
         lengths = {name: float(x) for name, x in self.levels.lengths(task.free, p[6:]).items()}
         return RegistrationResult(
             eta=p[:6],
-            pose=pose,
+            pose=self._pose(p[:6]),
+            loss=float(one.loss[0]),
+            converged=False,
+            reason="not judged",
             carm=replace(self.carm, **lengths),
-            loss=loss,
-            converged=converged,
-            reason=reason,
-            gap=gap,
-            agreement=agreement,
-            kept=kept,
-            condition=held.condition,
-            covariance=spread_,
-            target_sd=held.target_sd,
-            places=places.parameters[:, :6],
-            misfits=places.misfit,
-            path=path,
-            attempts=1,
-            renders=renders,
+            center=self.volume.center,
+            renders=0.0,
             seconds=0.0,
+            kept=float(one.kept[0]),
+            condition=held.condition,
+            covariance=spreads[t],
+            target_sd=held.target_sd,
         )
 
-    def _sweep(self, plan, sights, start, task) -> Candidates:
+    def _judged(self, result, start, places: Refined, coarse, task) -> RegistrationResult:
+        """A verdict, from the places at the second level, best first, and the coarse candidates."""
+        gap, agreement = self._rivals(places, coarse)
+        shift = result.eta[3:] - start[:, 3:]
+        outside = beyond(self._pose(start), result.pose, shift, task.search)
+        converged, reason = judge(result.loss, result.kept, gap, result.target_sd, outside)
+        return replace(
+            result, converged=converged, reason=reason, gap=gap, agreement=agreement,
+            places=places.parameters[:, :6], misfits=places.misfit,
+        )  # fmt: skip
+
+    def _sweep(self, plan, objective: Objective, start, task) -> Candidates:
         """The best of the poses tried around every start."""
-        first, (turn, shift) = sights[0], task.search
+        first, (turn, shift) = objective.sights[0], task.search
         tries = [
             sweep(
                 first.drr, first.fixed, first.weights, start[:, s],
-                spread(plan.rotations, turn, shift, task.seed + s), shift,
+                spread(plan.rotations, turn, shift, plan.seed + s), shift,
             )
             for s in range(start.shape[1])
         ]  # fmt: skip
         loss = 1 - torch.cat([x.zncc for x in tries], dim=1)
-        best = ranked(torch.cat([x.eta for x in tries], dim=1), loss, sum(x.renders for x in tries))
-        return Candidates(best.eta[:, : plan.kept], best.loss[:, : plan.kept], best.renders)
+        eta, loss = lowest(torch.cat([x.eta for x in tries], dim=1), loss)
+        return Candidates(eta[:, : plan.kept], loss[:, : plan.kept], sum(x.renders for x in tries))
 
     def _places(self, coarse: Candidates, most: int) -> tuple[Tensor, Tensor]:
         """Candidates that ended in different places, as rows, and whose they are."""
@@ -265,24 +279,28 @@ class Registration:
     def _pose(self, eta: Tensor) -> Tensor:
         return self.carm.pose(eta, self.volume.center)
 
-    def _check(self, fixed, start, weights, search, free) -> tuple[list, list]:
-        """Images and weights as they are needed, or an error."""
-        if not (len(fixed) == len(weights) == len(self.levels.carms)):
+    def _check_images(self, fixed, weights) -> tuple[list, list]:
+        cameras = self.levels.cameras
+        if not (len(fixed) == len(weights) == len(cameras)):
             raise ShapeError(
                 f"got images of {len(fixed)} views and weights of {len(weights)}; the "
-                f"registration has {len(self.levels.carms)} cameras"
+                f"registration has {len(cameras)} cameras"
             )
-        names = ["fixed", *(f"views[{k}]" for k in range(len(fixed) - 1))]
-        pairs = [
-            check_image(*given)
-            for given in zip(fixed, self.levels.carms, weights, names, strict=True)
-        ]
-        fixed, weights = ([pair[i] for pair in pairs] for i in (0, 1))
+        names = ["fixed"] if len(fixed) == 1 else [f"fixed[{k}]" for k in range(len(fixed))]
+        pairs = [check_images(*given) for given in zip(fixed, cameras, weights, names, strict=True)]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def _check_start(self, start: Numbers, fixed) -> Float[Tensor, "t s 6"]:
+        start = as_tensor(start, "start", torch.float64)
         if start.ndim != 3 or start.shape[2] != 6 or {len(x) for x in fixed} != {len(start)}:
             raise ShapeError(
                 f"start has shape {tuple(start.shape)} for images of shapes "
                 f"{[tuple(x.shape) for x in fixed]}; expected [t, s, 6] for t images"
             )
+        return check_starts(start.flatten(0, 1)).reshape(start.shape)
+
+    def _check_task(self, task: _Task, views: int) -> None:
+        search, free = task.search, task.free
         if len(search) != 2 or not all(0 < x < math.inf for x in search) or search[0] > math.pi:
             raise ConfigError(
                 f"search is {search}; expected (rotation in rad up to pi, translation in mm), > 0"
@@ -294,9 +312,10 @@ class Registration:
             raise ConfigError(
                 "free has sdd, delx and dely; an image only tells their ratios: hold one of them"
             )
-        if free and len(fixed) > 1:
-            raise ConfigError("free is for one view; several views would need lengths for each")
-        return fixed, weights
+        if free and (views > 1 or not isinstance(self.carm, CArm)):
+            raise ConfigError("free is for one view of a C-arm; others would need lengths for each")
+        if free and not task.squares:
+            raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
 
 
 def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib.path import Path
 from torch import Tensor
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 
 _CENTRAL = 0.2  # part of the image, around its middle, that is taken to be open
 _DEEPEST = 0.4  # a blade reaches at most so far into the image
@@ -90,6 +89,8 @@ def polygon(
         ShapeError: not [n, 2] with n >= 3.
         ConfigError: corners that are not finite, or no pixel inside.
     """
+    from matplotlib.path import Path  # of the extra `lab`
+
     points = torch.as_tensor(corners, dtype=torch.float64, device="cpu").numpy()
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise ShapeError(

@@ -1,124 +1,223 @@
-"""What a registration tries, and what it returns."""
+"""What a registration returns: a pose, how sure it is, and the way there."""
 
-from collections.abc import Mapping
+import dataclasses
+import json
+import math
+import os
 from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers
+from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm, Geometry, PoseErrors, ScanProjection, mrpd, mtre, pose_errors
+from drrlib.optimize import Trace
+
+_FORMAT = "drrlib registration 1"
+_GEOMETRIES = {kind.__name__: kind for kind in (CArm, ScanProjection)}
+_TUPLES = {kind.__name__: kind for kind in (Trace,)}
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How much is tried before an answer is given.
-
-    Args:
-        rotations: Coarse images of the sweep.
-        kept: Poses that descend at the coarsest level, half of them all the way.
-        steps: Steps of that descent (Adam).
-        refined: Different places, at most, that are refined at the second level.
-        rounds: Most steps of each round of Levenberg-Marquardt at the second level; outliers are
-            looked for before each round.
-        fine_rounds: The same for every finer level, for the best place alone.
-        finest: Pixels across the detector that are enough; None for all.
-        attempts: Where the answer is not sure, begin again with more rotations, so many times
-            in all.
-        degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
-            1 for scale and offset, 2 or 3 for another spectrum too.
-        smooth: Degree of the polynomial over the detector by which images may differ as well, as by
-            scatter; 0 for none. Not used where the finest level is less than 80 pixels across.
-        rates: Rates of the coarse descent for rotation [rad] and translation [mm].
-
-    Raises:
-        ConfigError: one of them leaves nothing to try.
-    """
-
-    rotations: int
-    kept: int
-    steps: int
-    refined: int
-    rounds: tuple[int, ...]
-    fine_rounds: tuple[int, ...]
-    finest: int | None
-    attempts: int
-    degree: int = 3
-    smooth: int = 3
-    rates: tuple[float, float] = (0.05, 8.0)
-
-    def __post_init__(self):
-        counts = {
-            name: getattr(self, name) for name in ("rotations", "kept", "refined", "attempts")
-        }
-        counts |= {name: len(getattr(self, name)) for name in ("rounds", "fine_rounds")}
-        empty = [name for name, count in counts.items() if count < 1]
-        if empty:
-            raise ConfigError(f"{', '.join(empty)} of the preset empty or below 1; expected one")
-
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        "fast": Preset(96, 6, 30, 2, (8, 4), (5,), finest=100, attempts=1),
-        "robust": Preset(256, 12, 40, 3, (10, 6, 4), (4, 3), finest=None, attempts=2),
-    }
-)
-
-
-@dataclass(frozen=True)
-class RegistrationResult:
-    """What a registration found and how sure it is.
+class Comparison(NamedTuple):
+    """A pose against another one.
 
     Attributes:
-        eta: Pose parameters [6] (rad, mm).
-        pose: The same as world_from_camera [4, 4].
-        carm: The C-arm, with the lengths that were freed.
-        loss: Loss of the pose at the finest level used; where outliers were found, without them.
-        converged: Whether the pose can be trusted.
+        mtre: Mean distance of the targets, points 50 mm off the volume's centre [mm].
+        mrpd: Their mean distance to the rays of their images: what one view shows of it [mm].
+        parts: Rotation and translation, in the plane and across it.
+    """
+
+    mtre: Float[Tensor, "*n"]
+    mrpd: Float[Tensor, "*n"]
+    parts: PoseErrors
+
+    def __repr__(self) -> str:
+        if self.mtre.ndim:
+            return f"Comparison({len(self.mtre)} poses, median mTRE {self.mtre.median():.3g} mm)"
+        turn = math.degrees(self.parts.rotation)
+        return (
+            f"Comparison(mTRE {self.mtre:.3g} mm, {turn:.3g} deg, "
+            f"{self.parts.in_plane:.3g} mm in plane, {self.parts.depth:.3g} mm in depth)"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegistrationResult:
+    """What was found, by `register` for one image, or by `descend` for each of n starts.
+
+    Of one registration, numbers are plain floats and bools; of n starts, tensors [n] and tuples,
+    and `result[i]` is one of them, `result.best` that of lowest loss.
+
+    Attributes:
+        eta: Pose parameters [*n, 6] (rad, mm).
+        pose: The same as world_from_camera [*n, 4, 4].
+        loss: Of the pose at the finest level used; where outliers were found, without them.
+        converged: Whether the pose can be trusted; of `descend`, whether a stopping rule was met.
         reason: Why, or why not.
+        carm: The camera, with the lengths that were freed.
+        center: The volume's centre, which eta refers to [mm, world].
+        renders: Images rendered, counted in pixels of the full detector.
+        seconds: Wall time; of a batch, its share.
         gap: Misfit of the second-best place over that of the best, both at the second level;
-            infinite where all candidates ended in one place.
+            infinite where all candidates ended in one place. This and what follows: None where
+            nothing was searched or judged.
         agreement: Part of the coarse candidates that ended in the best place.
         kept: Part of the image that the CT explains; the rest was taken for outliers.
         condition: Condition number of the Gauss-Newton matrix, in millimetres at points 50 mm off
             the centre.
-        covariance: Of eta and the freed lengths, from the residual image [n, n]; that of 1 - ZNCC
+        covariance: Of eta and the freed lengths, from the residual image [k, k]; that of 1 - ZNCC
             whatever the loss.
         target_sd: Standard deviation that it gives to these points [mm].
-        places: Poses refined at the second level [k, 6], best first.
-        misfits: Their mean squared residuals [k].
+        places: Poses refined at the second level [m, 6], best first.
+        misfits: Their mean squared residuals [m].
         path: (stage, eta, loss) of the best pose after each stage.
         attempts: How often the search was made.
-        renders: Images rendered, counted in pixels of the full detector.
-        seconds: Wall time; of a batch, its share.
+        trace: Every step of a descent.
     """
 
-    eta: Float[Tensor, "6"]
-    pose: Float[Tensor, "4 4"]
-    carm: CArm
-    loss: float
-    converged: bool
-    reason: str
-    gap: float
-    agreement: float
-    kept: float
-    condition: float
-    covariance: Float[Tensor, "n n"]
-    target_sd: float
-    places: Float[Tensor, "k 6"]
-    misfits: Float[Tensor, " k"]
-    path: tuple[tuple[str, Tensor, float], ...]
-    attempts: int
+    eta: Float[Tensor, "*n 6"]
+    pose: Float[Tensor, "*n 4 4"]
+    loss: float | Float[Tensor, " n"]
+    converged: bool | Bool[Tensor, " n"]
+    reason: str | tuple[str, ...]
+    carm: Geometry
+    center: Float[Tensor, "3"]
     renders: float
     seconds: float
+    gap: float | None = None
+    agreement: float | None = None
+    kept: float | None = None
+    condition: float | None = None
+    covariance: Float[Tensor, "k k"] | None = None
+    target_sd: float | None = None
+    places: Float[Tensor, "m 6"] | None = None
+    misfits: Float[Tensor, " m"] | None = None
+    path: tuple[tuple[str, Tensor, float], ...] = ()
+    attempts: int = 1
+    trace: Trace | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        if self.eta.ndim > 1:
+            good, count = int(self.converged.sum()), len(self.eta)
+            return f"{good} of {count} starts converged; best: {self.best}"
         angles = ", ".join(f"{a:+.2f}" for a in torch.rad2deg(self.eta[:3]).tolist())
         shift = ", ".join(f"{b:+.2f}" for b in self.eta[3:].tolist())
+        sure = "" if self.target_sd is None else f"+-{self.target_sd:.2g} mm; "
         return (
             f"{'converged' if self.converged else 'NOT converged'}: {self.reason}; loss "
-            f"{self.loss:.3g}; theta, phi, gamma = {angles} deg; b = {shift} mm; "
-            f"+-{self.target_sd:.2g} mm; {self.renders:.0f} full renders in {self.seconds:.1f} s"
+            f"{self.loss:.3g}; theta, phi, gamma = {angles} deg; b = {shift} mm; {sure}"
+            f"{self.renders:.0f} full renders in {self.seconds:.1f} s"
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether every number is the same, NaN included."""
+        if not isinstance(other, RegistrationResult):
+            return NotImplemented
+        return _plain(self) == _plain(other)
+
+    __hash__ = None
+
+    def __len__(self) -> int:
+        if self.eta.ndim == 1:
+            raise TypeError("this result is of one registration and has no length")
+        return len(self.eta)
+
+    def __getitem__(self, index: int) -> "RegistrationResult":
+        """Result of one start."""
+        if self.eta.ndim == 1:
+            raise TypeError("this result is of one registration; only those of n starts have parts")
+        own = {name: getattr(self, name)[index] for name in ("eta", "pose", "reason")}
+        trace = self.trace
+        if trace is not None:
+            trace = Trace(trace.eta[:, index], trace.loss[:, index], trace.level)
+        return dataclasses.replace(
+            self, **own, loss=float(self.loss[index]), converged=bool(self.converged[index]),
+            trace=trace,
+        )  # fmt: skip
+
+    @property
+    def best(self) -> "RegistrationResult":
+        """The start of lowest loss; NaN counts as worst. Of one registration, itself."""
+        if self.eta.ndim == 1:
+            return self
+        return self[int(torch.nan_to_num(self.loss, nan=torch.inf).argmin())]
+
+    def compare(self, pose: "Numbers | RegistrationResult") -> Comparison:
+        """How far this pose is from another: world_from_camera [4, 4] or eta [6], or a result."""
+        if isinstance(pose, RegistrationResult):
+            pose = pose.pose
+        elif torch.as_tensor(pose).shape[-1:] == (6,):
+            pose = self.carm.pose(pose, self.center)
+        points = self.center + 50 * torch.cat([torch.eye(3), -torch.eye(3)]).to(self.center)
+        pair = (self.pose, pose)
+        return Comparison(mtre(*pair, points), mrpd(*pair, points), pose_errors(*pair, self.center))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write everything as JSON, without a lost digit; `load` reads it back equal."""
+        path = Path(path)
+        text = json.dumps({"format": _FORMAT, **_plain(self)}, indent=1, allow_nan=False)
+        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "RegistrationResult":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: the file cannot be read, or is something else.
+        """
+        try:
+            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            if entries.pop("format", None) != _FORMAT:
+                raise ValueError(f"it does not say that it is a {_FORMAT}")
+            return cls(**{name: _restored(x) for name, x in entries.items()})
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "
+                "expected a file that RegistrationResult.save wrote"
+            ) from error
+
+    def to_slicer(self, path: str | os.PathLike) -> Path:
+        """Write the pose for 3D Slicer; see `geometry.poses.write_tfm`."""
+        from drrlib.geometry import write_tfm
+
+        return write_tfm(path, self.best.pose)
+
+
+def _plain(value: object) -> object:
+    """As JSON has it: tensors by their type and rows, numbers that are not finite as text."""
+    if isinstance(value, Tensor):
+        rows = _plain(value.tolist())
+        return {"tensor": rows, "dtype": str(value.dtype), "shape": list(value.shape)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if type(value).__name__ in _TUPLES:
+        return {type(value).__name__: {k: _plain(v) for k, v in value._asdict().items()}}
+    if isinstance(value, tuple | list):
+        return [_plain(x) for x in value]
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        kind = type(value).__name__
+        return {kind: fields} if kind in _GEOMETRIES else fields
+    return value
+
+
+def _restored(value: object) -> object:
+    if isinstance(value, list):
+        return tuple(_restored(x) for x in value)
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        dtype = getattr(torch, value["dtype"].removeprefix("torch."))
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{value['dtype']} is no type of numbers")
+        return torch.tensor(_restored(value["tensor"]), dtype=dtype).reshape(value["shape"])
+    if "float" in value:
+        return float(value["float"])
+    ((kind, fields),) = value.items()
+    return {**_GEOMETRIES, **_TUPLES}[kind](**{k: _restored(v) for k, v in fields.items()})

@@ -6,17 +6,15 @@ rendered on a detector that is wider than the real one, and compared with the fi
 shift by zero-normalised cross-correlation (Lewis 1995, Fast Normalized Cross-Correlation).
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.se3 import so3_exp
+from drrlib.geometry import so3_exp
 
 
 class Sweep(NamedTuple):
@@ -63,9 +61,9 @@ def sweep(
         shift: Largest shift parallel to the detector [mm, at the isocentre].
     """
     carm = drr.carm
-    reach = shift * float(carm.sdd) / float(carm.sod)
-    pad = [math.ceil(reach / float(size)) for size in (carm.dely, carm.delx)]
-    wide = dataclasses.replace(carm, height=carm.height + 2 * pad[0], width=carm.width + 2 * pad[1])
+    slender = float(carm.dely) / float(carm.delx)
+    pad = [math.ceil(shift / (carm.pixel * size)) for size in (slender, 1.0)]
+    wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
     base = drr.pose(start)[:, None]  # [t, 1, 4, 4]
     pose = _turned(base, moves.to(base), float(carm.sod)).flatten(0, 1)
     moving = drr.with_carm(wide)(pose).detach().unflatten(0, (len(start), len(moves)))[:, :, 0]
@@ -73,7 +71,7 @@ def sweep(
     best = likeness.flatten(2).max(dim=2)
     row = best.indices // likeness.shape[3] - pad[0]
     column = best.indices % likeness.shape[3] - pad[1]
-    seen = _looking_at(carm, pose, row.flatten(), column.flatten())
+    seen = carm.looking_at(pose, row.flatten(), column.flatten())
     eta = carm.eta(seen, drr.volume.center).unflatten(0, (len(start), len(moves)))
     cost = wide.height * wide.width / (carm.height * carm.width)
     return Sweep(eta, best.values.double().cpu(), len(start) * len(moves) * cost)
@@ -116,17 +114,3 @@ def _turned(base, moves, sod: float):
     pose = base.expand(*base.shape[:1], len(moves), 4, 4).clone()
     pose[..., :3, :3], pose[..., :3, 3] = rotation, source
     return pose
-
-
-def _looking_at(carm: CArm, pose, row: Int[Tensor, " b"], column: Int[Tensor, " b"]):
-    """Turn about the source until the detector's middle sees what lay so many pixels off it."""
-    frame = carm.frame(pose)
-    middle = frame.corner + 0.5 * carm.width * frame.col_step + 0.5 * carm.height * frame.row_step
-    a = middle - frame.source
-    b = a + column[:, None].to(a) * frame.col_step + row[:, None].to(a) * frame.row_step
-    axis = torch.linalg.cross(a, b)
-    sine, cosine = axis.norm(dim=1, keepdim=True), (a * b).sum(dim=1, keepdim=True)
-    turn = so3_exp(axis / sine.clamp_min(1e-12) * torch.atan2(sine, cosine))
-    seen = pose.clone()
-    seen[:, :3, :3] = turn @ pose[:, :3, :3]
-    return seen

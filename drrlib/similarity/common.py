@@ -4,16 +4,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
 
 
-def check(fixed: Tensor, moving: Tensor, weights: Tensor | None):
-    """The arguments of a loss, with 0 where a weight is 0.
+def check(
+    fixed: Numbers, moving: Numbers, weights: Numbers | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments of a loss as [batch, 1, height, width], with 0 where a weight is 0.
+
+    Images of fewer axes stand for a batch of one.
 
     Raises:
         ShapeError: not [batch, 1, height, width] of one size; batches that do not fit.
         ConfigError: a weight that is negative or NaN.
     """
+    fixed, moving, weights = (
+        _batched(x, name)
+        for x, name in ((fixed, "fixed"), (moving, "moving"), (weights, "weights"))
+    )
     named = [("fixed", fixed), ("moving", moving), ("weights", weights)]
     named = [(name, image) for name, image in named if image is not None]
     for name, image in named:
@@ -36,6 +45,13 @@ def check(fixed: Tensor, moving: Tensor, weights: Tensor | None):
     # A pixel that is left out may be NaN, which times 0 would still be NaN.
     fixed, moving = (torch.where(weights > 0, x, 0.0) for x in (fixed, moving))
     return fixed, moving, weights
+
+
+def _batched(image: Numbers | None, name: str) -> Tensor | None:
+    if image is None:
+        return None
+    image = as_tensor(image, name)
+    return image[(None,) * (4 - image.ndim)] if image.ndim in (2, 3) else image
 
 
 def mean(image: Tensor, weights: Tensor | None) -> Tensor:

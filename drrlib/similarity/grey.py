@@ -52,7 +52,10 @@ def regress(
     degree: int,
     fields: Float[Tensor, "pixels f"],
 ) -> Grey:
-    """Weighted least squares of the fixed image on powers of the moving one, and on `fields`."""
+    """Weighted least squares of the fixed image on powers of the moving one, and on `fields`.
+
+    A row whose columns cannot be told apart is NaN throughout.
+    """
     share = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-30)
     # Without its mean, so that the ridge below does not depend on an offset of grey values.
     fixed = fixed - (share * fixed).sum(dim=1, keepdim=True)
@@ -65,7 +68,12 @@ def regress(
     # Cholesky's factor in float64 makes the few columns orthonormal without a tall QR.
     gram = (weighted.mT @ columns).double()
     gram = gram + 1e-9 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2) + 1e-30)
-    factor = torch.linalg.cholesky(gram)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed.any()):  # few pixels are lit, and rounding makes two columns one
+        more = 1e-4 * torch.diag_embed(gram.diagonal(dim1=1, dim2=2))
+        again, lost = torch.linalg.cholesky_ex(gram + more)
+        again = torch.where((lost > 0)[:, None, None], torch.nan, again)
+        factor = torch.where((failed > 0)[:, None, None], again, factor)
     unit = torch.eye(gram.shape[1]).to(gram)
     turn = torch.linalg.solve_triangular(factor, unit, upper=False).mT.to(columns)
     weight = (turn @ (turn.mT @ (weighted.mT @ fixed[..., None])))[..., 0]  # of each column

@@ -2,16 +2,11 @@
 
 import math
 
-import pydicom
 import pytest
 import torch
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
-from pydicom.tag import Tag
 
-from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError
-from drrlib.geometry.carm import CArm
-from helpers import xray_header
+from drrlib.errors import ConfigError, GeometryError, ShapeError
+from drrlib.geometry import CArm
 
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
 # The paper's sphere: sdd = 2 rho, sod = rho.
@@ -155,6 +150,75 @@ def test_downsample_keeps_the_detector():
         CARM.downsample(4)
 
 
+def test_a_window_keeps_its_pixels_in_place():
+    pose = CARM.pose(_eta(0.1, 0.2), CENTER)
+    whole = CARM.pixel_centers(pose)
+    part = CARM.crop(1, 2, 3, 4)
+    assert (part.height, part.width) == (3, 4)
+    assert torch.allclose(part.pixel_centers(pose), whole[:, 1:4, 2:6])
+    larger = CARM.window(-2, -1, 8, 8)
+    assert torch.allclose(larger.pixel_centers(pose)[:, 2:6, 1:7], whole)
+    for window in ((0, 0, 5, 6), (-1, 0, 2, 2), (0, 3, 2, 4), (0, 0, 0, 1)):
+        with pytest.raises(ConfigError, match="window inside it"):
+            CARM.crop(*window)
+
+
+def test_resized_pixels_cover_the_same_detector():
+    pose, other = CARM.pose(_eta(0.1, 0.2), CENTER), CARM.resize(3, 4)
+    assert (other.height, other.width, other.delx, other.dely) == (3, 4, 3.0, 4.0)
+    assert torch.allclose(other.frame(pose).corner, CARM.frame(pose).corner)
+    assert CArm.square(1020.0, 510.0, 40, 100.0) == CArm(1020.0, 510.0, 40, 40, 2.5, 2.5)
+    assert CARM.pixel == 1.0  # 2 mm at twice the distance
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_looking_aside_sees_the_same_rays(flipped):
+    """Turned about the source; what lay 3 columns and 2 rows off is then in the middle."""
+    carm = CArm(1020.0, 600.0, 40, 50, 2.0, 3.0, x0=3.0, y0=-2.0, flipped=flipped)
+    pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)
+    row, column = torch.tensor([2.0]), torch.tensor([3.0])
+    seen = carm.looking_at(pose, row, column)
+    assert torch.equal(seen[:, :3, 3], pose[:, :3, 3])
+    centre = torch.tensor([25.0, 20.0], dtype=torch.float64)
+    frame = carm.frame(pose)
+    aside = frame.corner + 28.0 * frame.col_step + 22.0 * frame.row_step
+    _close(carm.project(aside, seen)[0, 0], centre.tolist(), atol=1e-6)
+
+
+def test_slopes_of_the_pose_are_its_derivatives():
+    generator = torch.Generator().manual_seed(1)
+    eta = 2 * torch.rand(4, 6, generator=generator, dtype=torch.float64) - 1
+    slopes = CARM.pose_slopes(eta)
+    for row, slope in zip(eta, slopes, strict=True):
+        by_autograd = torch.autograd.functional.jacobian(lambda x: CARM.pose(x, CENTER), row)
+        assert torch.allclose(slope, by_autograd.permute(2, 0, 1), rtol=0, atol=1e-11)
+
+
+def test_the_frame_of_a_slope_is_the_slope_of_the_frame():
+    eta = _eta(0.2, 0.3, 0.4, (1.0, 2.0, 3.0))
+    carm = CArm(1020.0, 510.0, 4, 6, 2.0, 3.0, 5.0, 7.0, flipped=True)
+    ours = torch.cat(carm.frame(carm.pose_slopes(eta)), dim=-1)[0]  # [6, 12]
+
+    def frame(x):
+        return torch.cat(carm.frame(carm.pose(x, CENTER)), dim=-1)
+
+    expected = torch.autograd.functional.jacobian(frame, eta[0])  # [12, 6]
+    assert torch.allclose(ours, expected.T, rtol=0, atol=1e-11)
+
+
+def test_lists_and_arrays_at_every_door():
+    eta, center = [0.1, 0.2, 0.0, 1.0, 2.0, 3.0], CENTER.numpy()
+    pose = CARM.pose(eta, center)
+    assert torch.equal(pose, CARM.pose(torch.tensor(eta, dtype=torch.float64), CENTER))
+    _close(CARM.eta(pose.numpy(), center), eta)
+    points = [[10.0, -20.0, 30.0]]
+    assert torch.equal(CARM.project(points, pose.numpy()), CARM.project(CENTER[None], pose))
+    matrix = CARM.projection_matrix(pose.tolist())
+    _, found = CArm.from_projection_matrix(matrix.numpy(), 4, 6, 2.0, sod=510.0)
+    _close(found, pose.tolist())
+    assert torch.equal(CARM.frame(pose.numpy()).corner, CARM.frame(pose).corner)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,128 +255,8 @@ def test_lengths_have_no_axes():
 def test_bad_matrices_are_refused():
     with pytest.raises(GeometryError, match="inverse"):
         CArm.from_projection_matrix(torch.zeros(3, 4), 4, 4, 1.0, sod=1.0)
-    # Tests check shapes by annotation first (a TypeError); users meet the ShapeError.
-    with pytest.raises((ShapeError, TypeError)):
+    with pytest.raises(ShapeError, match=r"expected \(3, 4\)"):
         CArm.from_projection_matrix(torch.zeros(4, 4), 4, 4, 1.0, sod=1.0)
     skewed = torch.tensor([[1000.0, 100, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 500]])
     with pytest.raises(GeometryError, match="skew"):
         CArm.from_projection_matrix(skewed, 4, 4, 1.0, sod=1.0)
-
-
-def test_dicom_header_by_hand():
-    carm, eta = CArm.from_dicom(xray_header())
-    assert carm == CArm(1100.0, 750.0, 40, 50, delx=0.3, dely=0.4)
-    _close(eta, [math.radians(20), math.radians(-30), 0, 0, 0, 0])  # cranial 20, RAO 30
-    device, none = CArm.from_dicom(
-        xray_header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
-    )
-    assert device.flipped and device.sod == 800.0 and none is None
-
-
-@pytest.mark.parametrize(
-    ("tag", "value", "keyword"),
-    [
-        ("DistanceSourceToDetector", None, "sdd"),
-        ("DistanceSourceToPatient", 0, "sod"),
-        ("ImagerPixelSpacing", None, "dely"),
-        ("ImagerPixelSpacing", [0.0, 0.0], "dely"),
-    ],
-)
-def test_dicom_header_without_a_length_is_refused(tag, value, keyword):
-    header = xray_header(**{tag: value})
-    header.PatientName = "SECRET"
-    with pytest.raises(DicomError, match=f"{tag}.*pass {keyword}=") as caught:
-        CArm.from_dicom(header)
-    assert "SECRET" not in str(caught.value)
-
-
-def test_real_x_ray_headers(real_data):
-    folder = real_data / "xray"
-    headers = {p.stem: pydicom.dcmread(p, stop_before_pixels=True) for p in folder.iterdir()}
-    with pytest.raises(DicomError, match=r"lacks DistanceSourceToDetector.*pass sdd="):
-        CArm.from_dicom(headers["xa_coronary_96frames"])
-    lengths = dict(sdd=1000.0, sod=700.0, delx=0.3, dely=0.3)
-    _, eta = CArm.from_dicom(headers["xa_coronary_96frames"], **lengths)
-    assert torch.rad2deg(eta[:2]).round().tolist() == [2.0, -32.0]  # cranial 2, RAO 32
-    dog, eta = CArm.from_dicom(headers["dx_dog_thorax"], sod=900.0)
-    assert dog.sdd == 1000.0 and abs(dog.dely / dog.delx - 1) < 2e-3 and eta is None
-    with pytest.raises(DicomError, match="pass sod="):
-        CArm.from_dicom(headers["cr_chest_pa_RG1_J2KI"])
-
-
-def test_dicom_turn_and_flip():
-    """Turned clockwise by 90 deg the head is on the right; then flipped, on the left."""
-    head = CENTER + torch.tensor([0.0, 0.0, 10.0])
-    for flip, column in (("NO", 1), ("YES", -1)):
-        header = xray_header(
-            FieldOfViewRotation=90, FieldOfViewHorizontalFlip=flip,
-            PositionerPrimaryAngle=0, PositionerSecondaryAngle=0,
-        )  # fmt: skip
-        carm, eta = CArm.from_dicom(header)
-        _close(eta, [0, 0, H, 0, 0, 0])
-        seen = carm.project(head[None], carm.pose(eta[None], CENTER))[0, 0]
-        _close(seen, [25 + column * 10 * 1100 / 750 / 0.3, 20.0])
-
-
-def test_dicom_angles_of_a_frame():
-    run = dict(NumberOfFrames=3, PositionerMotion="DYNAMIC")
-    mean = xray_header(
-        **run, PositionerPrimaryAngleIncrement=2, PositionerSecondaryAngleIncrement=-1
-    )
-    offsets = xray_header(
-        **run,
-        PositionerPrimaryAngleIncrement=[0, 3, 5],
-        PositionerSecondaryAngleIncrement=[0, -1, -4],
-    )
-    for header, frame, angles in (
-        (mean, 0, (20, -30)), (mean, 2, (18, -26)), (offsets, 0, (20, -30)),
-        (offsets, 2, (16, -25)), (xray_header(NumberOfFrames=3), 2, (20, -30)),
-    ):  # fmt: skip
-        _close(CArm.from_dicom(header, frame=frame)[1][:2].rad2deg(), list(angles))
-    with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
-        CArm.from_dicom(mean, frame=3)
-    with pytest.raises(DicomError, match="lacks PositionerSecondaryAngleIncrement"):
-        CArm.from_dicom(xray_header(**run), frame=1)
-
-
-@pytest.mark.parametrize(
-    ("tag", "value"),
-    [
-        ("DistanceSourceToDetector", [1100, 1200]),
-        ("ImagerPixelSpacing", [0.4, 0.3, 0.2]),
-        ("FieldOfViewRotation", 45),
-        ("FieldOfViewHorizontalFlip", "SECRET"),
-        ("PositionerPrimaryAngle", [10, 20]),
-        ("PositionerPrimaryAngle", 400),
-        ("PositionerSecondaryAngle", 91),
-        ("PositionerPrimaryAngleIncrement", [1, 2]),
-        ("DetectorPrimaryAngle", 5),
-        ("Rows", 0),
-        ("Columns", None),
-    ],
-)
-def test_dicom_nonsense_is_named(tag, value):
-    with pytest.raises(DicomError, match=tag) as caught:
-        CArm.from_dicom(xray_header(NumberOfFrames=3, **{tag: value}), frame=2)
-    assert "SECRET" not in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore:Invalid value")
-@pytest.mark.parametrize("raw", [b"SECRET", b"nan", b"1e999", b"1\\\\2"])
-@pytest.mark.parametrize(
-    "tag", ["PositionerPrimaryAngle", "DistanceSourceToDetector", "ImagerPixelSpacing"]
-)
-def test_dicom_bytes_that_are_no_number(tag, raw):
-    header, number = xray_header(), tag_for_keyword(tag)
-    element = RawDataElement(Tag(number), "DS", len(raw), raw, 0, False, True)
-    header._dict[Tag(number)] = element
-    with pytest.raises(DicomError, match=tag) as caught:
-        CArm.from_dicom(header)
-    assert "SECRET" not in str(caught.value)
-
-
-def test_a_path_is_not_axray_header():
-    with pytest.raises(ConfigError, match="dcmread"):
-        CArm.from_dicom("image.dcm")
-    with pytest.raises(GeometryError, match="between source and detector"):
-        CArm.from_dicom(xray_header(), sod=1200.0)

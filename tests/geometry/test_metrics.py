@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import se3
-from drrlib.geometry.metrics import mpd, mrpd, mtre, pose_errors, wilson_interval
+from drrlib.errors import ShapeError
+from drrlib.geometry import mpd, mrpd, mtre, pose_errors, se3
 
 POINTS = torch.tensor([[3.0, 0, 0], [0, 4.0, 0]]).double()
 
@@ -79,23 +78,6 @@ def test_projection_and_reprojection_by_hand():
     assert float(mpd(pose, true_pose, both, torch.tensor(1000.0))) == pytest.approx(shift)
 
 
-def test_wilson_interval():
-    # Newcombe 1998, Table I: 81/263, 15/148, 0/20, 1/29.
-    for k, n, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        found = wilson_interval(k, n)
-        assert abs(found[0] - low) < 1e-4 and abs(found[1] - high) < 1e-4
-    assert all(
-        wilson_interval(0, n)[0] == 0 and wilson_interval(n, n)[1] == 1 for n in range(1, 99)
-    )
-    with pytest.raises(ConfigError, match="5 successes of 4"):
-        wilson_interval(5, 4)
-
-
 def test_a_batch_and_its_gradient():
     """One true pose for all; the error of a pure shift does not depend on the points."""
     xi = torch.tensor([[0.1, 0.2, 0.3, 1, 2, 3], [0.3, 0.1, 0, 9, 8, 7]], dtype=torch.float64)
@@ -128,14 +110,3 @@ def test_no_points_are_refused():
         mtre(torch.eye(4)[None], torch.eye(4)[None], torch.zeros(0, 3))
     with pytest.raises(ShapeError, match="n >= 1"):
         mrpd(torch.eye(4)[None], torch.eye(4)[None], torch.zeros(0, 3))
-
-
-def test_wilson_interval_at_the_ends():
-    low, high = wilson_interval(20, 20)
-    assert high == pytest.approx(1.0) and high <= 1.0
-    assert low == pytest.approx(1 - wilson_interval(0, 20)[1])
-    narrow, wide = wilson_interval(5, 10, level=0.5), wilson_interval(5, 10, level=0.999)
-    assert wide[0] < narrow[0] < 0.5 < narrow[1] < wide[1]
-    for bad in ((0, 0, 0.95), (-1, 4, 0.95), (1, 4, 1.0), (1, 4, 0.0)):
-        with pytest.raises(ConfigError):
-            wilson_interval(*bad)

@@ -1,13 +1,17 @@
-"""A start from the header of an X-ray image: what it tells, what it lacks, what it contradicts."""
+"""The C-arm and a start from the header of an X-ray image: what it tells, lacks, contradicts."""
 
 import math
 
 import pydicom
 import pytest
 import torch
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
-from drrlib.errors import ConfigError, DicomError
-from drrlib.io.carm_header import start_from_dicom
+from drrlib.errors import ConfigError, DicomError, GeometryError
+from drrlib.geometry import CArm
+from drrlib.io import carm_from_dicom, start_from_dicom
 from helpers import xray_header
 
 H = math.pi / 2
@@ -175,3 +179,130 @@ def test_real_headers_say_what_must_be_given(real_data):
     carm, eta = start_from_dicom(dx, **given)
     # The stored picture has the left at its right; from behind that is the view from the source.
     assert carm.flipped and eta[2] == 0 and carm.sdd == 1000.0
+
+
+# --- the C-arm alone
+
+
+def _close(actual, expected, atol=1e-9):
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert torch.allclose(actual, expected, rtol=0, atol=atol), actual
+
+
+def test_dicom_header_by_hand():
+    carm, eta = carm_from_dicom(xray_header())
+    assert carm == CArm(1100.0, 750.0, 40, 50, delx=0.3, dely=0.4)
+    _close(eta, [math.radians(20), math.radians(-30), 0, 0, 0, 0])  # cranial 20, RAO 30
+    device, none = carm_from_dicom(
+        xray_header(FieldOfViewHorizontalFlip="YES", PositionerPrimaryAngle=None), sod=800.0
+    )
+    assert device.flipped and device.sod == 800.0 and none is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "keyword"),
+    [
+        ("DistanceSourceToDetector", None, "sdd"),
+        ("DistanceSourceToPatient", 0, "sod"),
+        ("ImagerPixelSpacing", None, "dely"),
+        ("ImagerPixelSpacing", [0.0, 0.0], "dely"),
+    ],
+)
+def test_dicom_header_without_a_length_is_refused(tag, value, keyword):
+    header = xray_header(**{tag: value})
+    header.PatientName = "SECRET"
+    with pytest.raises(DicomError, match=f"{tag}.*pass {keyword}=") as caught:
+        carm_from_dicom(header)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_real_x_ray_headers(real_data):
+    folder = real_data / "xray"
+    headers = {p.stem: pydicom.dcmread(p, stop_before_pixels=True) for p in folder.iterdir()}
+    with pytest.raises(DicomError, match=r"lacks DistanceSourceToDetector.*pass sdd="):
+        carm_from_dicom(headers["xa_coronary_96frames"])
+    lengths = dict(sdd=1000.0, sod=700.0, delx=0.3, dely=0.3)
+    _, eta = carm_from_dicom(headers["xa_coronary_96frames"], **lengths)
+    assert torch.rad2deg(eta[:2]).round().tolist() == [2.0, -32.0]  # cranial 2, RAO 32
+    dog, eta = carm_from_dicom(headers["dx_dog_thorax"], sod=900.0)
+    assert dog.sdd == 1000.0 and abs(dog.dely / dog.delx - 1) < 2e-3 and eta is None
+    with pytest.raises(DicomError, match="pass sod="):
+        carm_from_dicom(headers["cr_chest_pa_RG1_J2KI"])
+
+
+def test_dicom_turn_and_flip():
+    """Turned clockwise by 90 deg the head is on the right; then flipped, on the left."""
+    head = CENTER + torch.tensor([0.0, 0.0, 10.0])
+    for flip, column in (("NO", 1), ("YES", -1)):
+        header = xray_header(
+            FieldOfViewRotation=90, FieldOfViewHorizontalFlip=flip,
+            PositionerPrimaryAngle=0, PositionerSecondaryAngle=0,
+        )  # fmt: skip
+        carm, eta = carm_from_dicom(header)
+        _close(eta, [0, 0, H, 0, 0, 0])
+        seen = carm.project(head[None], carm.pose(eta[None], CENTER))[0, 0]
+        _close(seen, [25 + column * 10 * 1100 / 750 / 0.3, 20.0])
+
+
+def test_dicom_angles_of_a_frame():
+    run = dict(NumberOfFrames=3, PositionerMotion="DYNAMIC")
+    mean = xray_header(
+        **run, PositionerPrimaryAngleIncrement=2, PositionerSecondaryAngleIncrement=-1
+    )
+    offsets = xray_header(
+        **run,
+        PositionerPrimaryAngleIncrement=[0, 3, 5],
+        PositionerSecondaryAngleIncrement=[0, -1, -4],
+    )
+    for header, frame, angles in (
+        (mean, 0, (20, -30)), (mean, 2, (18, -26)), (offsets, 0, (20, -30)),
+        (offsets, 2, (16, -25)), (xray_header(NumberOfFrames=3), 2, (20, -30)),
+    ):  # fmt: skip
+        _close(carm_from_dicom(header, frame=frame)[1][:2].rad2deg(), list(angles))
+    with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
+        carm_from_dicom(mean, frame=3)
+    with pytest.raises(DicomError, match="lacks PositionerSecondaryAngleIncrement"):
+        carm_from_dicom(xray_header(**run), frame=1)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("DistanceSourceToDetector", [1100, 1200]),
+        ("ImagerPixelSpacing", [0.4, 0.3, 0.2]),
+        ("FieldOfViewRotation", 45),
+        ("FieldOfViewHorizontalFlip", "SECRET"),
+        ("PositionerPrimaryAngle", [10, 20]),
+        ("PositionerPrimaryAngle", 400),
+        ("PositionerSecondaryAngle", 91),
+        ("PositionerPrimaryAngleIncrement", [1, 2]),
+        ("DetectorPrimaryAngle", 5),
+        ("Rows", 0),
+        ("Columns", None),
+    ],
+)
+def test_dicom_nonsense_is_named(tag, value):
+    with pytest.raises(DicomError, match=tag) as caught:
+        carm_from_dicom(xray_header(NumberOfFrames=3, **{tag: value}), frame=2)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("raw", [b"SECRET", b"nan", b"1e999", b"1\\\\2"])
+@pytest.mark.parametrize(
+    "tag", ["PositionerPrimaryAngle", "DistanceSourceToDetector", "ImagerPixelSpacing"]
+)
+def test_dicom_bytes_that_are_no_number(tag, raw):
+    header, number = xray_header(), tag_for_keyword(tag)
+    element = RawDataElement(Tag(number), "DS", len(raw), raw, 0, False, True)
+    header._dict[Tag(number)] = element
+    with pytest.raises(DicomError, match=tag) as caught:
+        carm_from_dicom(header)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_path_is_not_axray_header():
+    with pytest.raises(ConfigError, match="dcmread"):
+        carm_from_dicom("image.dcm")
+    with pytest.raises(GeometryError, match="between source and detector"):
+        carm_from_dicom(xray_header(), sod=1200.0)

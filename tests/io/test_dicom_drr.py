@@ -4,10 +4,8 @@ import numpy as np
 import torch
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
-from drrlib.io.ct import read_volume
-from drrlib.io.dicom_series import read_ct_series
-from drrlib.io.dicom_write import write_ct_series
+from drrlib.geometry import CArm
+from drrlib.io import read_ct_series, read_volume, write_ct_series
 from drrlib.lab.phantoms import skull
 from drrlib.volume import Volume
 from helpers import worst

@@ -9,9 +9,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
-from drrlib.io.ct import read_volume
-from drrlib.io.dicom_series import list_series, read_ct_series
-from drrlib.io.dicom_write import write_ct_series
+from drrlib.io import list_series, read_ct_series, read_volume, write_ct_series
 
 AFFINE = np.array(
     [[0.8, 0, 0, -12.0], [0, 1.1, 0, 7.5], [0, 0, 2.5, 100.25], [0, 0, 0, 1]], dtype=float

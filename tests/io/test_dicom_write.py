@@ -5,8 +5,7 @@ import pydicom
 import pytest
 
 from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
-from drrlib.io.dicom_series import list_series, read_ct_series
-from drrlib.io.dicom_write import write_ct_series
+from drrlib.io import list_series, read_ct_series, write_ct_series
 
 RNG = np.random.default_rng(0)
 HU = RNG.integers(-1024, 3000, (7, 5, 4)).astype(np.float32)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError, VolumeError
-from drrlib.io.ct import read_volume
-from drrlib.io.nifti import read_nifti
+from drrlib.io import read_nifti, read_volume
 
 HU = np.arange(24, dtype=np.int16).reshape(2, 3, 4) * 40 - 500
 RAS = np.array([[-2.0, 0, 0, 10], [0, 3, 0.5, -20], [0, 0, 4, 30], [0, 0, 0, 1]])

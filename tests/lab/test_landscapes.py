@@ -9,7 +9,7 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.lab.landscapes import (
     PARAMETERS,
     along,
@@ -25,7 +25,7 @@ from drrlib.lab.landscapes import (
     width_at,
 )
 from drrlib.lab.plots import landscapes as draw
-from drrlib.similarity.correlation import LOSSES
+from drrlib.similarity import LOSSES
 from drrlib.volume import Volume
 
 PAPER_LOSSES = ("zncc", "ncc", "l2")  # those whose Hessian the module knows
@@ -41,7 +41,8 @@ def scene():
     mu += 0.03 * torch.exp(-(((x - 6) / 5) ** 2 + ((y + 4) / 4) ** 2 + ((z - 3) / 6) ** 2))
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
     affine[:3, 3] = -23.0
-    return DRR(Volume(mu, affine), CArm(400.0, 200.0, 20, 20, 5.0, 5.0), method="joseph")
+    carm = CArm(400.0, 200.0, 20, 20, 5.0, 5.0)
+    return DRR(Volume(mu, affine), carm, method="joseph", backend="reference")
 
 
 def test_radii_of_a_cosine():

@@ -11,7 +11,7 @@ import torch
 
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.lab.plots import images as plotting
-from drrlib.lab.plots import scene as scene
+from drrlib.lab.plots import scene
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 
 from drrlib.errors import ConfigError
 from drrlib.lab.evaluation import success_by_distance, success_table
+from drrlib.lab.plots import BLUE, RED
 from drrlib.lab.plots import study as figures
-from drrlib.lab.plots.images import BLUE, RED
 
 
 @pytest.fixture

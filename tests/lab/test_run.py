@@ -13,7 +13,7 @@ import torch
 
 from drrlib.errors import ConfigError
 from drrlib.lab import paper
-from drrlib.lab import run as repro
+from drrlib.lab.run import start_run
 
 VALUES = """# comment
 item,quantity,unit,value,low,high,rule,where
@@ -38,7 +38,7 @@ def root(tmp_path, monkeypatch):
 
 
 def start(profile="quick", seed=3):
-    return repro.start("01_small", profile, seed, "auto", {"size": 8})
+    return start_run("01_small", profile, seed, "auto", {"size": 8})
 
 
 def test_the_same_seed_gives_the_same_numbers(root):
@@ -146,8 +146,8 @@ def test_a_parameter_that_the_notebook_lacks_is_refused(root, monkeypatch):
     ],
 )
 def test_verdicts(root, ours, verdict):
-    assert set(repro.compare_with_paper("T", ours)["verdict"]) == {verdict}
-    assert set(repro.compare_with_paper("T", ours, judge=False)["verdict"]) == {"not judged"}
+    assert set(paper.compare_with_paper("T", ours)["verdict"]) == {verdict}
+    assert set(paper.compare_with_paper("T", ours, judge=False)["verdict"]) == {"not judged"}
 
 
 def test_full_runs_are_judged_and_exact_claims_always(root):
@@ -164,7 +164,7 @@ def test_unknown_items_and_rules_are_named(root):
 
 
 def test_the_committed_file_is_sound():
-    root = repro.repository()
+    root = paper.repository()
     table = paper.paper_values(root)
     assert not table.duplicated(["item", "quantity"]).any()
     assert table[["item", "quantity", "unit", "rule", "where"]].notna().all(axis=None)

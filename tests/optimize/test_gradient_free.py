@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.optimize.gradient_free import GRADIENT_FREE, CmaEs, SciPySearch
+from drrlib.optimize import GRADIENT_FREE, CmaEs, SciPySearch
 
 TRUE = torch.tensor([0.1, -0.2, 0.05, 12.0, -7.0, 3.0], dtype=torch.float64)
 SCALE = torch.tensor([0.2, 0.2, 0.2, 10.0, 10.0, 10.0], dtype=torch.float64)
@@ -89,8 +89,13 @@ def test_cma_es_repeats_by_its_seed_and_leaves_global_draws_alone():
     assert torch.equal(first, again)
     # Another seed draws anew, and so does another start: errors of trials must not be alike.
     assert not torch.allclose(first[1:10], CmaEs(seed=6).search(bowl, start, 100, 0)[0][1:10])
+    second = CmaEs(seed=5).search(bowl, start, 100, 0, number=1)[0]
+    assert not torch.allclose(second[1:10], first[1:10])
+    # What is drawn depends on the number of the start and not on where it is.
     moved = CmaEs(seed=5).search(bowl, start + 1, 100, 0)[0]
-    assert not torch.allclose(moved[1:10] - start - 1, first[1:10] - start)
+    assert torch.allclose(moved[1:10] - start - 1, first[1:10] - start, atol=1e-9)
+    own = CmaEs(seed=(9, 5)).search(bowl, start, 100, 0, number=1)[0]
+    assert torch.equal(own, CmaEs(seed=(5,)).search(bowl, start, 100, 0)[0])
 
 
 def test_the_first_generation_spreads_as_told():
@@ -109,8 +114,9 @@ def test_bad_input_is_named():
             method(step_rotation=0.0)
     with pytest.raises(ConfigError, match="population is 3"):
         CmaEs(population=3)
-    with pytest.raises(ConfigError, match="seed is -1"):
-        CmaEs(seed=-1)
+    for seed in (-1, (0, -1)):
+        with pytest.raises(ConfigError, match="expected whole numbers >= 0"):
+            CmaEs(seed=seed)
 
 
 def test_without_pycma_the_error_says_what_to_install(monkeypatch):

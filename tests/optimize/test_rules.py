@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.optimize.rules import GD, GDDM, GDM, OPTIMIZERS, Adam, get_optimizer
+from drrlib.optimize import GD, GDDM, GDM, OPTIMIZERS, Adam, get_optimizer
 
 TARGET = torch.tensor([[1.0, -2.0, 3.0, 4.0, -5.0, 6.0], [0.5, 0, 0, 1, 1, 1]]).double()
 

@@ -8,22 +8,20 @@ import pytest
 import torch
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mtre, targets
+from drrlib.geometry import CArm, inverse, mtre
 from drrlib.lab.phantoms import skull
-from drrlib.optimize import second_order as module
-from drrlib.optimize.second_order import (
+from drrlib.optimize import (
     Linear,
     Normal,
+    Objective,
     Sight,
     covariance,
     levenberg,
-    linearize,
     normal_equations,
     residuals,
 )
-from drrlib.similarity.correlation import get_loss
-from drrlib.similarity.grey import Model, smooth_fields
+from drrlib.optimize import second_order as module
+from drrlib.similarity import Model, get_loss, smooth_fields
 from drrlib.volume import Volume
 from helpers import worst
 
@@ -40,13 +38,12 @@ def volume():
 
 def _sight(volume, eta=TRUE, carm=CARM, turn=0.0, weights=None, noise=0.0, seed=0):
     """A camera turned by `turn` about the patient, and its image of the true pose."""
-    drr = DRR(volume, carm, method="joseph")
+    backend = "reference" if volume.mu.dtype == torch.float64 else "auto"
+    drr = DRR(volume, carm, method="joseph", backend=backend)
     more = torch.tensor([0.0, turn, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-
-    def frame_of(p):
-        return carm.frame(carm.pose(p[:, :6] + more, volume.center))
-
-    sight = Sight(drr, torch.zeros(()), weights, frame_of)
+    first, second = (carm.pose(x, volume.center) for x in (TRUE, TRUE + more))
+    others = dict(first=carm, relative=inverse(first) @ second) if turn else {}
+    sight = Sight(drr, torch.zeros(1, 1, 1, 1), weights, **others)
     fixed = sight.render(eta.reshape(-1, 6))
     generator = torch.Generator().manual_seed(seed)
     fixed = fixed + noise * torch.randn(fixed.shape, generator=generator, dtype=torch.float64)
@@ -54,18 +51,18 @@ def _sight(volume, eta=TRUE, carm=CARM, turn=0.0, weights=None, noise=0.0, seed=
 
 
 def _model(sights, p):
-    return normal_equations(sights, linearize(sights, p))
+    return normal_equations(sights, Objective(sights).linearize(p))
 
 
 def _descent(sights, p, steps):
     """From each row of p to the one image of each view."""
-    each = [s.rows(torch.zeros(len(p), dtype=torch.long)) for s in sights]
-    return levenberg(each, p, linearize(each, p), steps)
+    objective = Objective(sights)
+    return levenberg(objective, p, objective.linearize(p), steps), objective
 
 
 def _error(volume, eta):
     pose, true = (CARM.pose(x.reshape(-1, 6), volume.center) for x in (eta, TRUE))
-    return mtre(pose, true, targets(volume))
+    return mtre(pose, true, volume.targets)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -81,14 +78,18 @@ def test_normal_equations_are_the_derivatives_of_the_loss(weighted, views):
     weights = weights if weighted else None
     sights = [_sight(small, carm=carm, turn=1.2 * k, weights=weights) for k in range(views)]
     p = torch.stack([NEAR, TRUE + 0.1])
-    sights = [s.rows(torch.zeros(2, dtype=torch.long)) for s in sights]
     model = _model(sights, p)
 
-    loss, q = get_loss("zncc"), p.clone().requires_grad_()
-    value = sum(loss(s.fixed, s.render(q), s.weights) for s in sights) / views
+    loss, q, value = get_loss("zncc"), p.clone().requires_grad_(), 0.0
+    for s in sights:
+        pose = carm.pose(q, small.center)
+        moving = s.drr(pose if s.relative is None else pose @ s.relative)
+        value = value + loss(s.fixed, moving, s.weights) / views
     (slope,) = torch.autograd.grad(value.sum(), q)
     assert torch.allclose(model.loss, value, rtol=1e-9)
     assert worst(model.gradient, slope) < 1e-9
+    ours = Objective(sights).slope(p)
+    assert torch.allclose(ours[0], value, rtol=1e-9) and worst(ours[1], slope) < 1e-9
 
     matrix = torch.zeros(2, 6, 6, dtype=torch.float64)
     for sight in sights:
@@ -96,7 +97,7 @@ def test_normal_equations_are_the_derivatives_of_the_loss(weighted, views):
         for i in range(6):
             h = torch.zeros(6, dtype=torch.float64)
             h[i] = 1e-6 if i < 3 else 1e-4
-            ends = [linearize([sight], p + sign * h)[0] for sign in (1, -1)]
+            ends = [Objective([sight]).linearize(p + sign * h)[0] for sign in (1, -1)]
             ends = [residuals(sight, end)[0] for end in ends]
             columns.append((ends[0] - ends[1]) / (2 * h[i]))
         j = torch.stack(columns, dim=2)
@@ -141,7 +142,7 @@ def test_curved_grey_values_do_not_move_the_optimum(volume):
     sight = _sight(volume)
     bent = dataclasses.replace(sight, fixed=sight.fixed - 0.1 * sight.fixed.square())
     ends = [
-        _descent([dataclasses.replace(bent, grey=Model(degree))], NEAR[None], 30).parameters
+        _descent([dataclasses.replace(bent, grey=Model(degree))], NEAR[None], 30)[0].parameters
         for degree in (1, 3)
     ]
     line, cubic = (float(_error(volume, end)) for end in ends)
@@ -155,7 +156,7 @@ def test_a_smooth_field_does_not_move_the_optimum(volume):
     field = 0.5 * smooth_fields(height, width, 2).sum(dim=1).reshape(height, width)
     spoilt = dataclasses.replace(sight, fixed=sight.fixed + field)
     ends = [
-        _descent([dataclasses.replace(spoilt, grey=Model(1, k))], NEAR[None], 30).parameters
+        _descent([dataclasses.replace(spoilt, grey=Model(1, k))], NEAR[None], 30)[0].parameters
         for k in (0, 2)
     ]
     line, smooth = (float(_error(volume, end)) for end in ends)
@@ -184,11 +185,11 @@ def test_rows_of_a_view_take_the_image_of_their_owner(volume):
 @pytest.mark.parametrize("views", [1, 2])
 def test_converges_to_the_truth(volume, views):
     sights = [_sight(volume, turn=1.3 * k) for k in range(views)]
-    found = _descent(sights, torch.stack([NEAR, TRUE]), 20)
+    found, objective = _descent(sights, torch.stack([NEAR, TRUE]), 20)
     assert found.settled.all() and found.normal.loss.max() < 1e-8
     assert _error(volume, found.parameters).max() < 0.02
-    assert found.renders < 2 * 20  # the settled one stops
-    at = linearize(sights, found.parameters)
+    assert objective.renders < 2 + 2 * 20  # the settled one stops
+    at = objective.linearize(found.parameters)
     for kept, anew in zip(found.linear, at, strict=True):
         assert torch.equal(kept.image, anew.image) and torch.equal(kept.jacobian, anew.jacobian)
 
@@ -204,10 +205,10 @@ def test_a_bad_step_is_rejected_and_damped(volume, monkeypatch):
     monkeypatch.setattr(module, "_step", wrong)
     sights = [_sight(volume)]
     before = _model(sights, NEAR[None])
-    found = _descent(sights, NEAR[None], 4)
+    found, objective = _descent(sights, NEAR[None], 4)
     assert torch.equal(found.parameters[0], NEAR) and not found.settled[0]
     assert torch.equal(found.normal.loss, before.loss)
-    assert asked == pytest.approx([1e-3, 1e-2, 1e-1, 1.0]) and found.renders == 4
+    assert asked == pytest.approx([1e-3, 1e-2, 1e-1, 1.0]) and objective.renders == 1 + 4
 
 
 def test_damping_shortens_and_turns_the_step():
@@ -224,7 +225,7 @@ def test_a_row_that_is_not_finite_stays(volume):
     bad = NEAR.clone()
     bad[0] = math.nan
     p = torch.stack([bad, NEAR])
-    found = _descent([_sight(volume)], p, 20)
+    found, _ = _descent([_sight(volume)], p, 20)
     assert torch.equal(found.parameters[0].isnan(), p[0].isnan()) and not found.settled[0]
     assert found.settled[1] and float(_error(volume, found.parameters[1])) < 0.02
 
@@ -236,8 +237,10 @@ def test_a_model_that_is_not_finite_is_not_stepped_into(volume, monkeypatch, par
         return model._replace(**{part: torch.full_like(getattr(model, part), math.nan)})
 
     monkeypatch.setattr(module, "normal_equations", broken)
-    found = _descent([_sight(volume)], NEAR[None], 20)
-    assert torch.equal(found.parameters[0], NEAR) and not found.settled[0] and found.renders == 0
+    found, objective = _descent([_sight(volume)], NEAR[None], 20)
+    assert (
+        torch.equal(found.parameters[0], NEAR) and not found.settled[0] and objective.renders == 1
+    )
 
 
 def test_no_way_down_leads_out_of_the_patient(volume):
@@ -284,7 +287,7 @@ def test_covariance_agrees_with_many_noisy_images(volume):
     count = 60
     sight = _sight(volume, TRUE.expand(count, 6), noise=0.05)
     rows = TRUE.expand(count, 6).clone()
-    found = levenberg([sight], rows, linearize([sight], rows), 12)
+    found, _ = _descent([sight], rows, 12)
     scatter = (found.parameters - TRUE).square().mean(dim=0).sqrt()
     told = covariance([sight], found.linear).diagonal(dim1=1, dim2=2).sqrt().median(dim=0)
     ratio = told.values / scatter

@@ -14,8 +14,14 @@ from drrlib.errors import (
     ShapeError,
     VolumeError,
 )
-from drrlib.projectors import METHODS, Grid, choose_backend, line_integrals, project
-from drrlib.projectors.ops import endpoint_gradients
+from drrlib.projectors import (
+    METHODS,
+    Grid,
+    choose_backend,
+    endpoint_gradients,
+    line_integrals,
+    project,
+)
 from helpers import (
     ALIGNED_VIEWS,
     GENERIC_VIEWS,
@@ -352,9 +358,7 @@ def test_endpoint_gradients_agree(backend, method):
     results = []
     for mu, choice in _both(backend):
         grid = Grid(mu, affine())
-        points = [grid.to_voxel(v.source), grid.to_voxel(v.corner)]
-        steps = [grid.to_voxel_step(v.col_step), grid.to_voxel_step(v.row_step)]
-        frames = torch.cat(points + steps, dim=-1)
+        frames = grid.frames(*v.frame)
         found = endpoint_gradients(grid, frames, v.height, v.width, method=method, backend=choice)
         results.append([x.cpu() for x in found])
     assert worst(results[0][0], results[1][0]) < IMAGE

@@ -17,7 +17,7 @@ from drrlib.projectors import cuda
 from helpers import interpreted
 
 ROOT = Path(__file__).resolve().parents[2]
-OTHERS = ("test_drr.py", "test_graphs.py", "test_traversal.py")
+OTHERS = ("test_drr.py", "optimize/test_iteration.py", "test_traversal.py")
 
 
 @pytest.mark.parametrize("backend", ["cuda"])

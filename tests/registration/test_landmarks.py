@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mtre
-from drrlib.geometry.se3 import exp, inverse, transform_points
-from drrlib.registration.landmarks import arun, pnp
+from drrlib.geometry import CArm, inverse, mtre, transform_points
+from drrlib.geometry.se3 import exp
+from drrlib.registration import arun, pnp
 
 # About the landmarks of a head [mm]; no three on a line, no four in a plane.
 HEAD = torch.tensor(

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d
 
-from drrlib.checks import check_image
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.se3 import inverse
+from drrlib.geometry import CArm, inverse
 from drrlib.lab.phantoms import skull
-from drrlib.registration.levels import Levels, View
+from drrlib.registration import Levels, join_geometry, join_pixels
+from drrlib.view import View, check_images
 from drrlib.volume import Volume
-from helpers import worst
+from helpers import outside_band, worst
 
 EYE = torch.eye(4, dtype=torch.float64)
 ETA = torch.tensor([[0.1, 0.5, -0.1, 6.0, -4.0, 8.0]], dtype=torch.float64)
@@ -28,9 +27,9 @@ def volume():
     return Volume.from_hu(phantom.hu, phantom.affine)
 
 
-def _levels(volume, carm, finest=None, others=()):
+def _levels(volume, carm, finest=None, others=(), backend="auto"):
     carms, poses = [carm, *(c for c, _ in others)], [EYE, *(p for _, p in others)]
-    return Levels(volume, carms, poses, "auto", finest)
+    return Levels(volume, carms, poses, backend, finest)
 
 
 @pytest.mark.parametrize(
@@ -68,33 +67,38 @@ def test_volumes_follow_the_pixels(volume):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_padded_pixels_lie_where_they_were(volume, flipped):
-    """211 x 169 cannot be halved: 5 rows and 3 columns of no weight are added at the ends."""
+    """211 x 169 is no multiple of 2 or 4: pixels of no weight are added at the ends."""
     carm = dataclasses.replace(ODD, flipped=flipped)
     levels = _levels(volume, carm)
     pose = carm.pose(ETA, volume.center)
     before, last = carm.pixel_centers(pose), levels.last
-    padded = levels.carm(0, last)
-    assert (padded.height, padded.width) == (212, 172) and levels.binning(0, 0) == 4
-    after = padded.pixel_centers(pose)[:, :211, :169]
-    assert worst(after, before) < 1e-12
-    # A pixel of the next level has its centre amid the four that it joins.
-    joined = levels.carm(0, last - 1).pixel_centers(pose)[0, 7, 5]
-    assert torch.allclose(joined, before[0, 14:16, 10:12].mean(dim=(0, 1)))
+    assert levels.camera(0, last) == carm and levels.binning(0, 0) == 4
+    coarse = levels.camera(0, 0)
+    assert (coarse.height, coarse.width) == (53, 43)
+    # A coarse pixel has its centre amid those that it joins.
+    for binning in (2, 4, 5):
+        joined = join_geometry(carm, binning).pixel_centers(pose)[0, 7, 5]
+        rows, columns = (slice(k * binning, (k + 1) * binning) for k in (7, 5))
+        assert torch.allclose(joined, before[0, rows, columns].mean(dim=(0, 1)))
 
 
-def test_padding_has_no_weight(volume):
-    levels = _levels(volume, ODD)
-    fixed = torch.rand(2, 1, 211, 169, dtype=torch.float64)
-    for level in range(levels.last + 1):
-        (sight,) = levels.sights(level, [fixed], [None])
-        size = (-(-212 // levels.binning(0, level)), -(-172 // levels.binning(0, level)))
-        assert sight.fixed.shape == (2, 1, *size) == sight.weights.shape
-        b = levels.binning(0, level)
-        covered = (211 // b, 169 // b)
-        whole = sight.fixed[..., : covered[0], : covered[1]]
-        assert worst(whole, avg_pool2d(fixed, b)) < 1e-6
-        assert bool((sight.weights[..., : covered[0], : covered[1]] == 1).all())
-        assert sight.weights.sum() * b * b == pytest.approx(2 * 211 * 169)
+@pytest.mark.parametrize("binning", [1, 2, 4, 5])
+def test_padding_has_no_weight(binning):
+    images = torch.rand(2, 1, 211, 169, dtype=torch.float64)
+    joined, weights = join_pixels(images, None, binning)
+    size = (-(-211 // binning), -(-169 // binning))
+    assert joined.shape == (2, 1, *size)
+    whole = (211 // binning, 169 // binning)
+    inner = (..., slice(whole[0]), slice(whole[1]))
+    assert worst(joined[inner], avg_pool2d(images, binning)) < 1e-6
+    if binning == 1:
+        assert weights is None
+        return
+    assert weights.shape == joined.shape and bool((weights[inner] == 1).all())
+    assert weights.sum() * binning**2 == pytest.approx(2 * 211 * 169)
+    # What lies at the border is the mean of the pixels that are there.
+    corner = images[0, 0, whole[0] * binning :, whole[1] * binning :].mean()
+    assert float(joined[0, 0, -1, -1]) == pytest.approx(float(corner))
 
 
 def test_a_coarse_image_is_the_average_of_a_fine_one(volume):
@@ -112,7 +116,7 @@ def test_a_coarse_image_is_the_average_of_a_fine_one(volume):
     shifted = (ours[..., :105, 1:85] - mean).abs().mean()  # one pixel off is far worse
     assert float(shifted) > 4 * float((covered - mean).abs().mean())
     (sight,) = levels.sights(level, [full.double()], [None])
-    assert worst(sight.render(ETA), ours) < 1e-6
+    assert worst(sight.render(ETA), ours) < 1e-6 and sight.fixed.shape == ours.shape
 
 
 def test_weights_are_binned_with_the_image(volume):
@@ -144,26 +148,50 @@ def test_a_further_camera_follows_the_first_one(volume):
     assert [levels.binning(1, k) for k in range(levels.last + 1)] == [2, 1]
     images = [torch.rand(1, 1, c.height, c.width).double() for c in (carm, other)]
     for sight, seen, pose in zip(
-        levels.sights(levels.last, images, [None, None]),
-        (carm, other),
-        (first, second),
+        levels.sights(levels.last, images, [None, None]), (carm, other), (first, second),
         strict=True,
-    ):
-        for ours, expected in zip(sight.frame_of(ETA), seen.frame(pose), strict=True):
-            assert torch.allclose(ours, expected, atol=1e-9)
+    ):  # fmt: skip
+        assert worst(sight.render(ETA), sight.drr.with_carm(seen)(pose)) < 1e-6
+
+
+def _slopes_by_differences(sight, row, steps):
+    ends = [
+        [sight.march(row + sign * torch.diag(steps)[k]).image for sign in (1, -1)]
+        for k in range(len(steps))
+    ]
+    return torch.stack([(a - b) / (2 * h) for (a, b), h in zip(ends, steps, strict=True)], dim=-1)
+
+
+def test_slopes_of_a_further_camera(volume):
+    """The Jacobian by the first camera's parameters, against differences in float64."""
+    carm = CArm(1020.0, 510.0, 14, 12, 30.0, 30.0)
+    other = CArm(1100.0, 640.0, 13, 15, 26.0, 25.0, flipped=True)
+    first = carm.pose(ETA, volume.center)
+    second = other.pose(ETA + torch.tensor([0.1, 1.2, 0, 0, 20.0, 0]), volume.center)
+    small = Volume(volume.mu.double(), volume.affine)
+    levels = Levels(small, [carm, other], [EYE, (inverse(first) @ second)[0]], "reference")
+    sight = levels.sights(0, [torch.rand(1, 1, c.height, c.width) for c in (carm, other)],
+                          [None, None])[1]  # fmt: skip
+    ours = sight.march(ETA).jacobian(sight.slopes(ETA))
+    steps = torch.tensor([1e-6] * 3 + [1e-4] * 3, dtype=torch.float64)
+    assert outside_band(ours, _slopes_by_differences(sight, ETA, steps), 1e-6) < 0.01
 
 
 def test_freed_lengths_reach_the_detector(volume):
-    levels = _levels(volume, ODD)
-    (sight,) = levels.sights(levels.last, [torch.rand(1, 1, 211, 169)], [None], ("x0", "sdd"))
-    row = torch.cat([ETA, torch.tensor([[3.0, 990.0]]).double()], dim=1)
-    changed = dataclasses.replace(ODD, x0=3.0, sdd=990.0)
-    ours, expected = sight.frame_of(row), changed.frame(changed.pose(ETA, volume.center))
-    assert torch.allclose(ours.source, expected.source) and torch.allclose(
-        ours.corner, expected.corner
-    )
-    frames = sight.frame_of(torch.cat([row, row + 1]))
-    assert frames.corner.shape == (2, 3) and not torch.equal(frames.corner[0], frames.corner[1])
+    """In the lengths of the real detector, also where pixels are joined."""
+    small = Volume(volume.mu.double(), volume.affine)
+    levels = _levels(small, ODD, backend="reference")
+    free = ("x0", "sdd", "delx")
+    row = torch.cat([ETA, torch.tensor([[3.0, 990.0, 1.4]], dtype=torch.float64)], dim=1)
+    changed = dataclasses.replace(ODD, x0=3.0, sdd=990.0, delx=1.4)
+    (sight,) = levels.sights(0, [torch.rand(1, 1, 211, 169)], [None], free)
+    coarse = sight.drr.with_carm(join_geometry(changed, 4))
+    assert worst(sight.render(row), coarse.at(ETA)) < 1e-12
+    both = sight.render(torch.cat([row, row + 1]))
+    assert both.shape[0] == 2 and not torch.equal(both[0], both[1])
+    ours = sight.march(row).jacobian(sight.slopes(row))
+    steps = torch.tensor([1e-6] * 3 + [1e-4] * 3 + [1e-3, 1e-3, 1e-6], dtype=torch.float64)
+    assert outside_band(ours, _slopes_by_differences(sight, row, steps), 1e-5) < 0.01
 
 
 def test_freed_lengths_stay_possible(volume):
@@ -182,11 +210,11 @@ SQUARE = CArm(1020.0, 510.0, 48, 48, 8.0, 8.0)
 
 
 def test_images_and_weights_of_every_allowed_form():
-    image, weights = check_image(GOOD, SQUARE, None)
+    image, weights = check_images(GOOD, SQUARE, None)
     assert image.shape == (1, 1, 48, 48) and image.dtype == torch.float64 and weights is None
-    image, weights = check_image(GOOD.expand(3, 1, -1, -1), SQUARE, FLAT > 0)
+    image, weights = check_images(GOOD.expand(3, 1, -1, -1), SQUARE, FLAT > 0)
     assert image.shape == weights.shape == (3, 1, 48, 48)
-    image, weights = check_image(HOLE, SQUARE, torch.isfinite(HOLE).double())
+    image, weights = check_images(HOLE, SQUARE, torch.isfinite(HOLE).double())
     assert bool((weights[image.isnan()] == 0).all()) and weights.any()
 
 
@@ -194,11 +222,11 @@ def test_images_and_weights_of_every_allowed_form():
     ("fixed", "weights", "error", "message"),
     [
         (GOOD[:40], None, ShapeError, r"images\[1\] has shape \(40, 48\).*\(48, 48\) pixels"),
-        (GOOD[None], None, ShapeError, r"expected \[height, width\] or \[n, 1"),
+        (GOOD[None, None, None], None, ShapeError, r"expected \[height, width\] or \[n, 1"),
         (GOOD[None, None][:0], None, ShapeError, "shape"),
         (GOOD.expand(1, 3, -1, -1), None, ShapeError, "3 channels"),
         (GOOD, FLAT[:40], ShapeError, r"weights of images\[1\] have shape \(40, 48\)"),
-        (GOOD, FLAT.expand(2, 1, -1, -1), ShapeError, "or as fixed"),
+        (GOOD, FLAT.expand(2, 1, -1, -1), ShapeError, r"or as images\[1\]"),
         (GOOD, -FLAT, ConfigError, "negative"),
         (GOOD, FLAT * math.inf, ConfigError, "not finite"),
         (HOLE, None, ConfigError, "give them weight 0"),
@@ -211,9 +239,9 @@ def test_images_and_weights_of_every_allowed_form():
 )
 def test_bad_images_are_named(fixed, weights, error, message):
     with pytest.raises(error, match=message):
-        check_image(fixed, SQUARE, weights, "images[1]")
+        check_images(fixed, SQUARE, weights, "images[1]")
 
 
 def test_a_view_needs_a_rigid_pose():
-    with pytest.raises(GeometryError, match="relative"):
-        View(GOOD, SQUARE, 2 * EYE)
+    with pytest.raises(GeometryError, match="pose"):
+        View(GOOD, SQUARE, pose=2 * EYE)

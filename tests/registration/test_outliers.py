@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drrlib.registration.outliers import Fit, fit, misfit
-from drrlib.similarity.grey import LINE, Model, smooth_fields
+from drrlib.similarity import LINE, Model, smooth_fields
 from helpers import worst
 
 

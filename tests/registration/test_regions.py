@@ -9,11 +9,10 @@ from torch.nn.functional import avg_pool2d, pad
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mtre, targets
+from drrlib.geometry import CArm
 from drrlib.lab.phantoms import pelvis, skull
-from drrlib.registration import regions
-from drrlib.registration.register import register
+from drrlib.registration import regions, register
+from drrlib.view import View
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 30, 40, 2.0, 4.0)
@@ -166,7 +165,6 @@ def test_a_collimated_image_is_registered():
     fixed = _collimate(drr(drr.pose(ETA))[0, 0].double(), top=8, left=14, right=12)
     start = ETA[0] + torch.tensor([0.2, -0.2, 0.2, 20.0, -20.0, 20.0], dtype=torch.float64)
     weights = regions.collimated(fixed)
-    found = register(fixed, volume, carm, start, weights=weights, preset="fast")
-    error = mtre(found.pose[None], carm.pose(ETA, volume.center), targets(volume))
-    assert found.converged and float(error[0]) < 0.01
-    assert not register(fixed, volume, carm, start, preset="fast").converged
+    found = register(View(fixed, carm, weights), volume, start, preset="fast")
+    assert found.converged and float(found.compare(ETA[0]).mtre) < 0.01
+    assert not register(View(fixed, carm), volume, start, preset="fast").converged

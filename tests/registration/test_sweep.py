@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from drrlib.drr import DRR
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.lab.phantoms import skull
-from drrlib.registration.sweep import _looking_at, _turned, correlate, spread, sweep
-from drrlib.similarity.correlation import zncc
+from drrlib.registration import spread, sweep
+from drrlib.registration.sweep import _turned, correlate
+from drrlib.similarity import zncc
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 48, 40, 9.0, 8.0)
@@ -96,7 +97,7 @@ def test_pose_sees_the_shifted_window(drr, changes):
     pose = drr.pose(ETA[None])
     image = _seen(drr, wide, pose)
     for row, column in ((0, 0), (5, 0), (0, -6), (-4, 3)):
-        seen = _looking_at(carm, pose, torch.tensor([row]), torch.tensor([column]))
+        seen = carm.looking_at(pose, torch.tensor([row]), torch.tensor([column]))
         window = image[
             ..., pad + row : pad + row + carm.height, pad + column : pad + column + carm.width
         ]
@@ -112,8 +113,7 @@ def test_sweep_finds_a_shift_in_the_image_plane(drr, changes):
     here, moves = drr.with_carm(carm), torch.zeros(1, 4, dtype=torch.float64)
     start, steps = drr.pose(ETA[None]), [(3, -5), (-6, 0)]
     true = [
-        _looking_at(carm, start, torch.tensor([row]), torch.tensor([column]))
-        for row, column in steps
+        carm.looking_at(start, torch.tensor([row]), torch.tensor([column])) for row, column in steps
     ]
     fixed = here(torch.cat(true))
     found = sweep(here, fixed, None, ETA.expand(2, 6), moves, 40.0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drrlib.errors import ShapeError
-from drrlib.similarity.correlation import LOSSES, zncc
+from drrlib.similarity import LOSSES, zncc
 
 gradient_ncc = LOSSES["gradient_ncc"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.similarity.correlation import zncc
+from drrlib.similarity import zncc
 from drrlib.similarity.patch import _patches, _tiling, multiscale_ncc_loss, patch_ncc_loss
 
 

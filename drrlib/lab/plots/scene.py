@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.geometry.carm import CArm
+from drrlib.geometry import CArm
 from drrlib.lab.plots.images import BLUE, GREEN, ORANGE, RED, as_image
 from drrlib.volume import Volume
 

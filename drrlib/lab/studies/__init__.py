@@ -1,0 +1,57 @@
+"""Studies of many trials: what a trial is, and where and how they run."""
+
+from drrlib.lab.studies import command, localizer
+from drrlib.lab.studies.landmarks import STARTS, landmark_trials, landmarks_of, on_detector
+from drrlib.lab.studies.pipeline import METHODS, pipeline_trials
+from drrlib.lab.studies.protocol import Protocol, load_volume
+from drrlib.lab.studies.registration import (
+    ETA_COLUMNS,
+    eta_of,
+    pose_columns,
+    rate_trials,
+    registration_trials,
+    run_trials,
+)
+from drrlib.lab.studies.runner import (
+    finished_trials,
+    installed_version,
+    run_study,
+    shard_log,
+    trial_generator,
+)
+from drrlib.lab.studies.similarity import (
+    CONDITIONS,
+    best_by_condition,
+    similarity_trials,
+    success_by_condition,
+)
+from drrlib.lab.studies.workers import workers
+
+__all__ = [
+    "CONDITIONS",
+    "ETA_COLUMNS",
+    "METHODS",
+    "STARTS",
+    "Protocol",
+    "best_by_condition",
+    "command",
+    "eta_of",
+    "finished_trials",
+    "installed_version",
+    "landmark_trials",
+    "landmarks_of",
+    "load_volume",
+    "localizer",
+    "on_detector",
+    "pipeline_trials",
+    "pose_columns",
+    "rate_trials",
+    "registration_trials",
+    "run_study",
+    "run_trials",
+    "shard_log",
+    "similarity_trials",
+    "success_by_condition",
+    "trial_generator",
+    "workers",
+]

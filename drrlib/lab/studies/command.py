@@ -1,4 +1,4 @@
-"""A study from a file: `python -m drrlib.lab.studies.runner FILE.toml --scheduler WAY --output TABLE`.
+"""A study from a file: `drrlib study FILE.toml --scheduler WAY --output TABLE`.
 
 The file names the work, how many trials, and what they depend on:
 
@@ -28,9 +28,12 @@ import pandas as pd
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, DrrlibError, WorkerError
 from drrlib.lab.evaluation import error_table, success_table
+from drrlib.lab.studies.landmarks import landmark_trials
 from drrlib.lab.studies.pipeline import pipeline_trials
-from drrlib.lab.studies.registration import Protocol, rate_trials, registration_trials
+from drrlib.lab.studies.protocol import Protocol
+from drrlib.lab.studies.registration import rate_trials, registration_trials
 from drrlib.lab.studies.runner import Work, finished_trials, run_study
+from drrlib.lab.studies.similarity import similarity_trials
 from drrlib.lab.studies.workers import WAYS, workers
 
 if sys.version_info >= (3, 11):
@@ -41,7 +44,8 @@ else:
 WORKS = {
     "registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials
 }  # fmt: skip
-_PROTOCOL_INSIDE = (rate_trials, pipeline_trials)  # works whose protocol is one entry of many
+# Works whose protocol is one entry of many.
+_PROTOCOL_INSIDE = (rate_trials, pipeline_trials, landmark_trials, similarity_trials)
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 
 
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     text, layout = __doc__.split("\n", 1), argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m drrlib.lab.studies.runner", formatter_class=layout,
+        prog="drrlib study", formatter_class=layout,
         description="Run a study from a file, or go on with it.", epilog=text[1].strip("\n"),
     )  # fmt: skip
     parser.add_argument("file", type=Path, help="the study, in TOML")
@@ -170,7 +174,7 @@ def _run(study: Study, options: argparse.Namespace, write) -> int:
     if not sys.stderr.isatty():  # a terminal has the progress bar
         told, log = (
             logging.StreamHandler(sys.stderr),
-            logging.getLogger("drrlib.lab.studies.runner"),
+            logging.getLogger("drrlib.lab.studies"),
         )
         told.setFormatter(logging.Formatter("study: %(message)s"))
         log.handlers, log.level, log.propagate = [told], logging.INFO, False

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import pose_errors
-from drrlib.geometry.se3 import exp, transform_points
+from drrlib.geometry import CArm, pose_errors, se3, transform_points
 from drrlib.lab import phantoms
-from drrlib.lab.studies.registration import Protocol, run_trials
-from drrlib.registration.landmarks import arun, pnp
+from drrlib.lab.studies.protocol import Protocol, check_entries
+from drrlib.lab.studies.registration import run_trials
+from drrlib.registration import arun, pnp
 
 STARTS = ("blind", "arun", "pnp")
 
@@ -51,8 +50,9 @@ def landmark_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     Trial i has the same true pose, and the same errors up to their size, for every kind of start.
 
     Args:
-        config: `protocol`, entries of a Protocol whose volume is a phantom; `start`, one of
-            STARTS; `error_mm`, standard deviation of each pick along each axis.
+        config: `protocol`, entries of a Protocol whose volume is a phantom, of which the range
+            of the starts is for "blind" alone; `start`, one of STARTS; `error_mm`, standard
+            deviation of each pick along each axis, 0 for "blind".
         indices: Which trials; they run side by side.
 
     Returns:
@@ -60,12 +60,15 @@ def landmark_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         start_turn_deg, start_in_plane_mm and start_depth_mm.
 
     Raises:
-        ConfigError: another kind of start, a volume without landmarks, or a view in which fewer
-            than six landmarks are on the detector.
+        ConfigError: another kind of start, a volume without landmarks, a view in which fewer than
+            six landmarks are on the detector, or an entry that is unknown or not used.
     """
+    check_entries(config, "protocol", "start", "error_mm")
     protocol, kind, error = Protocol.of(config["protocol"]), config["start"], config["error_mm"]
     if kind not in STARTS:
         raise ConfigError(f"start is {kind!r}; choose one of {', '.join(STARTS)}")
+    if kind == "blind" and error:
+        raise ConfigError(f"start 'blind' makes nothing of error_mm, which is {error}; set it to 0")
     drr = protocol.renderer()
     points = torch.tensor(list(landmarks_of(protocol.volume).values()), dtype=torch.float64)
     drawn = [protocol.draw(i) for i in indices]
@@ -108,7 +111,7 @@ def picked_pose(
 
     # All are drawn, needed or not, so that both kinds meet the same errors.
     in_ct, in_room, in_image = points + off(3), off(3), off(2)
-    room_from_world = exp(torch.randn(6, generator=dice, dtype=torch.float64))
+    room_from_world = se3.exp(torch.randn(6, generator=dice, dtype=torch.float64))
     pose = drr.carm.pose(eta, drr.volume.center)
     if kind == "arun":
         # The C-arm's pose is known in the room, where the landmarks are touched with a pointer.

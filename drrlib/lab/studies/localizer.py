@@ -20,16 +20,15 @@ from torch.nn.functional import avg_pool2d
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.localizer import ScanProjection
-from drrlib.geometry.metrics import pose_errors
+from drrlib.geometry import ScanProjection, pose_errors, to_degrees, to_radians
+from drrlib.io import localizer_from_dicom
 from drrlib.lab import datasets, phantoms
 from drrlib.lab.evaluation import rate_columns
 from drrlib.lab.landscapes import losses_at
-from drrlib.lab.studies.registration import ETA_COLUMNS, to_degrees, to_radians
+from drrlib.lab.studies.registration import ETA_COLUMNS
 from drrlib.lab.studies.runner import trial_generator
-from drrlib.optimize.loop import descend
-from drrlib.optimize.rules import Adam
-from drrlib.registration.stages import ranked
+from drrlib.optimize import Adam, lowest
+from drrlib.registration import Schedule, descend
 from drrlib.volume import Volume
 
 REAL = ("plastic_skull_1mm", "plastic_skull_5mm")
@@ -108,6 +107,19 @@ class LocalizerProtocol:
                 "most that of the starts, and 1 at the end"
             )
 
+    @classmethod
+    def of(cls, config: Mapping) -> "LocalizerProtocol":
+        """From the plain dictionary of `config`.
+
+        Raises:
+            ConfigError: a name that a protocol does not have.
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(config) - set(known))
+        if unknown:
+            raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
+        return cls(**config)
+
     def config(self) -> dict:
         """A plain dictionary for `run_study`."""
         return dataclasses.asdict(self)
@@ -160,7 +172,7 @@ def load_localizer(subject: str) -> Localizer:
         window += WINDOW[2:]
     elif subject in REAL:
         header = pydicom.dcmread(datasets.path("plastic_skull_localizer"))
-        geometry, pose = ScanProjection.from_dicom(header)
+        geometry, pose = localizer_from_dicom(header)
         geometry, pose = geometry.level_with(pose[None], averaged(subject, 1.0).center)
         image = torch.from_numpy(header.pixel_array.astype(np.float32))[None, None]
         window = WINDOW
@@ -198,16 +210,18 @@ def search(
     for binning, voxel, steps, loss, kept in protocol.stages:
         image, geometry = scan.binned(binning)
         scale = binning / first
-        result = descend(
-            image, averaged(protocol.subject, voxel), geometry, start.flatten(0, 1), loss=loss,
-            optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
-            levels=((1, steps),), patience=steps, method=protocol.method, backend=protocol.backend,
-            progress=False,
+        drr = DRR(
+            averaged(protocol.subject, voxel), geometry, method=protocol.method,
+            backend=protocol.backend,
         )  # fmt: skip
-        ends = result.final_eta.reshape(start.shape)
-        best = ranked(ends, result.final_loss.reshape(start.shape[:2]), 0)
-        start = best.eta[:, :kept]
-    return start[:, 0], best.loss[:, 0]
+        result = descend(
+            image, drr, start.flatten(0, 1), loss=loss,
+            optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
+            schedule=Schedule(((1, steps),), patience=steps),
+        )  # fmt: skip
+        best, value = lowest(result.eta.reshape(start.shape), result.loss.reshape(start.shape[:2]))
+        start = best[:, :kept]
+    return start[:, 0], value[:, 0]
 
 
 def localizer_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -222,7 +236,7 @@ def localizer_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         against the header's pose, at the volume's centre; the same of the given start with start_
         before it; and off_* for the six parameters, found minus header.
     """
-    protocol = LocalizerProtocol(**config)
+    protocol = LocalizerProtocol.of(config)
     scan = load_localizer(protocol.subject)
     start = scan.eta + torch.stack([protocol.draw(i) for i in indices])
     found, loss = search(protocol, start)
@@ -314,10 +328,14 @@ def spacing_fits(
         start = eta.clone()
         # Larger pixels, nearer tube: nearly the same fan.
         start[3:] += (scale - 1) * geometry.sod * scan.pose[0, :3, 2]
+        drr = DRR(
+            averaged(protocol.subject, voxel), larger, method=protocol.method,
+            backend=protocol.backend,
+        )  # fmt: skip
         result = descend(
-            image, averaged(protocol.subject, voxel), larger, start, loss=loss,
-            optimizer=Adam(*(rate * fraction for rate in protocol.rates)), levels=((1, steps),),
-            patience=steps, method=protocol.method, backend=protocol.backend, progress=False,
+            image, drr, start, loss=loss,
+            optimizer=Adam(*(rate * fraction for rate in protocol.rates)),
+            schedule=Schedule(((1, steps),), patience=steps),
         )  # fmt: skip
         off = to_degrees(result.eta - scan.eta).tolist()
         named = {f"off_{name}": value for name, value in zip(ETA_COLUMNS, off, strict=True)}

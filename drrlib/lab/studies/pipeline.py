@@ -3,40 +3,61 @@
 Trial i draws its true pose and start from (seed, i) alone, so every method meets the same ones.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.lab.detector import two_materials
-from drrlib.lab.studies.registration import Protocol, pose_columns
-from drrlib.lab.studies.similarity import acquire
-from drrlib.optimize.gradient_free import CmaEs
-from drrlib.optimize.loop import DescentResult, descend
-from drrlib.registration.levels import Levels
-from drrlib.registration.register import PAPER_RUN, PRESETS, Registration
-from drrlib.registration.stages import Candidates, descend_together, ranked, refine
-from drrlib.similarity.grey import LINE
+from drrlib.lab.detector import acquire, two_materials
+from drrlib.lab.studies.protocol import Protocol, check_effects, check_entries
+from drrlib.lab.studies.registration import pose_columns, with_noise
+from drrlib.optimize import CmaEs, Objective, lowest
+from drrlib.registration import (
+    PAPER,
+    PRESETS,
+    Candidates,
+    Levels,
+    Registration,
+    Schedule,
+    descend,
+    descend_together,
+    refine,
+)
+from drrlib.similarity import LINE, get_loss
 
 _STARTS, _REFINED = 24, 4  # of the ablation's many starts
 _COARSE, _FINE, _LM = 60, 60, (10, 6)  # steps at the coarsest level, at the others; of LM
-_RATES = (0.05, 8.0)
+_RATES, _FALL, _STILL = (0.05, 8.0), (1.0, 0.05), (1e-5,) * 3 + (2e-3,) * 3
 # CMA-ES: sigma of its first generation, and renders at (half the detector, the detector).
 _SIGMA = (0.3, 25.0)
 _BUDGET = ((2, 800), (1, 60))
+
+
+class Task(NamedTuple):
+    """What all methods are asked: images of one batch, and where to look."""
+
+    fixed: Float[Tensor, "t 1 height width"]
+    drr: DRR
+    start: Float[Tensor, "t 6"]
+    search: tuple[float, float]
+    loss: str
+    indices: Sequence[int]
 
 
 def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     """Registrations of random poses from random starts; the work of `run_study`.
 
     Args:
-        config: `protocol`, entries of a Protocol (its optimizer and levels are not used);
-            `method`, a name of METHODS; `views`, the views [deg] that trials take in turn;
-            `effects`, of `study_similarity.acquire`, empty for the DRR itself.
+        config: `protocol`, entries of a Protocol but those of a descent; `method`, a name of
+            METHODS; `views`, the views [deg] that trials take in turn; `effects`, of
+            `detector.acquire`, empty for the DRR itself.
         indices: Which trials; one batch.
 
     Returns:
@@ -45,86 +66,100 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         the presets also gap, agreement, kept, target_sd_mm and attempts; true_*, start_*, final_*.
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: an unknown method or effect, or an entry that is unknown or not used.
     """
-    protocol, views = Protocol.of(config["protocol"]), config["views"]
-    if config["method"] not in METHODS:
-        raise ConfigError(f"method is {config['method']!r}; choose of {', '.join(METHODS)}")
+    check_entries(config, "protocol", "method", "views", "effects")
+    protocol, views, method = Protocol.of(config["protocol"]), config["views"], config["method"]
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; choose of {', '.join(METHODS)}")
+    protocol.refuse("a study of pipelines, which have their own steps,", "optimizer", "rates",
+                    "levels", "schedule", "derivative", "threshold", "trace", "view")  # fmt: skip
+    if method in _SQUARES:
+        protocol.refuse(f"method {method!r}", "loss")
+    check_effects(config["effects"])
+    if not views:
+        raise ConfigError("views is empty; expected theta, phi, gamma [deg] of one view or more")
     turn = [i % len(views) for i in indices]
     drawn = [protocol.with_(view=views[v]).draw(i) for v, i in zip(turn, indices, strict=True)]
     true_eta, start = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
-    drr = protocol.renderer()
-    true_pose = drr.pose(true_eta)
+    drr, dice = protocol.renderer(), [d[2] for d in drawn]
     if config["effects"]:
         parts = two_materials(drr)
         images = [
-            acquire(parts, pose[None], d[2], **config["effects"])
-            for pose, d in zip(true_pose, drawn, strict=True)
+            acquire(parts, pose[None], d, **config["effects"])
+            for pose, d in zip(drr.pose(true_eta), dice, strict=True)
         ]
         fixed = torch.cat(images).detach()
     else:
-        fixed = drr(true_pose).detach()
-    search = (protocol.start_rotation * torch.pi / 180, protocol.start_translation)
-    final, found = METHODS[config["method"]](fixed, drr, start, search)
+        fixed = drr.at(true_eta).detach()
+    fixed = with_noise(fixed, protocol.noise, dice)
+    search = (math.radians(protocol.start_rotation), protocol.start_translation)
+    final, found = METHODS[method](Task(fixed, drr, start, search, protocol.loss, indices))
     columns = pose_columns(drr, true_eta, start, final)
     return pd.DataFrame(dict(trial=list(indices), view=turn, **columns, **found))
 
 
-def _one_start(fixed, drr, start, search):
-    found = descend(fixed, drr.volume, drr.carm, start, progress=False, **PAPER_RUN)
-    return found.final_eta, _plain(found.final_loss, _renders(found) / len(fixed))
+def _one_start(task: Task):
+    found = descend(task.fixed, task.drr, task.start, loss=task.loss, schedule=PAPER)
+    return found.eta, _plain(found.loss, found.renders / len(task.fixed))
 
 
-def _many_starts(fixed, drr, start, search):
-    starts = _around(start, search)
-    rows = torch.arange(len(fixed)).repeat_interleave(_STARTS)
-    found = descend(
-        fixed[rows], drr.volume, drr.carm, starts.flatten(0, 1), progress=False, **PAPER_RUN
-    )
-    best = ranked(found.final_eta.reshape(starts.shape), found.final_loss.reshape(-1, _STARTS), 0)
-    return best.eta[:, 0], _plain(best.loss[:, 0], _renders(found) / len(fixed))
+def _many_starts(task: Task):
+    starts = _around(task.start, task.search)
+    rows = torch.arange(len(task.fixed)).repeat_interleave(_STARTS)
+    options = dict(loss=task.loss, schedule=PAPER)
+    found = descend(task.fixed[rows], task.drr, starts.flatten(0, 1), **options)
+    eta, loss = lowest(found.eta.reshape(starts.shape), found.loss.reshape(-1, _STARTS))
+    return eta[:, 0], _plain(loss[:, 0], found.renders / len(task.fixed))
 
 
-def _cma_es(fixed, drr, start, search):
-    rule = CmaEs(step_rotation=_SIGMA[0], step_translation=_SIGMA[1])
-    options = dict(optimizer=rule, levels=_BUDGET, method="joseph", progress=False)
-    found = descend(fixed, drr.volume, drr.carm, start, **options)
-    return found.final_eta, _plain(found.final_loss, _renders(found) / len(fixed))
+def _cma_es(task: Task):
+    rule = CmaEs(*_SIGMA, seed=tuple(task.indices))
+    drr = DRR(task.drr.volume, task.drr.carm, method="joseph", backend=task.drr.backend)
+    options = dict(loss=task.loss, optimizer=rule, schedule=Schedule(_BUDGET))
+    found = descend(task.fixed, drr, task.start, **options)
+    return found.eta, _plain(found.loss, found.renders / len(task.fixed))
 
 
-def _levels(fixed, drr, start, search, finish=None):
+def _levels(task: Task, finish=None):
     """Many starts at the coarsest level, the best few at the finer ones."""
-    levels = Levels(drr.volume, [drr.carm], [torch.eye(4, dtype=torch.float64)], drr.backend, None)
-    images, nothing = [fixed.double()], [None]
-    sights = levels.sights(0, images, nothing)
-    found = descend_together(sights, _around(start, search), _RATES, _COARSE, None, (1.0, 0.05))
+    drr = task.drr
+    levels = Levels(drr.volume, [drr.carm], [torch.eye(4)], drr.backend)
+    images, loss = [task.fixed.double()], get_loss(task.loss)
+
+    def objective(level: int) -> Objective:
+        return Objective(levels.sights(level, images, [None]), loss)
+
+    starts = _around(task.start, task.search)
+    found = descend_together(objective(0), starts, _RATES, _COARSE, _FALL)
     renders = found.renders * levels.share(0)
     found = Candidates(found.eta[:, :_REFINED], found.loss[:, :_REFINED], 0)
     for level in range(1, levels.last + 1):
-        sights = levels.sights(level, images, nothing)
         if finish is None:
             rates = tuple(0.2 * r / 2**level for r in _RATES)
-            found = descend_together(sights, found.eta, rates, _FINE, None, (1.0, 0.05))
+            found = descend_together(objective(level), found.eta, rates, _FINE, _FALL)
         else:
-            found = finish(sights, found.eta)
+            found = finish(objective(level), found.eta)
         renders += found.renders * levels.share(level)
-    return found.eta[:, 0], _plain(found.loss[:, 0], renders / len(fixed))
+    return found.eta[:, 0], _plain(found.loss[:, 0], renders / len(task.fixed))
 
 
-def _levels_lm(fixed, drr, start, search):
-    def finish(sights, eta):
+def _levels_lm(task: Task):
+    def finish(objective, eta):
         owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
-        done = refine(sights, eta.flatten(0, 1), owner, _LM, (1e-5,) * 3 + (2e-3,) * 3, LINE)
-        loss = done.loss.reshape(eta.shape[:2])
-        return ranked(done.parameters.reshape(eta.shape), loss, done.renders)
+        done = refine(objective, eta.flatten(0, 1), owner, _LM, _STILL, LINE)
+        shape = eta.shape[:2]
+        best = lowest(done.parameters.reshape(eta.shape), done.loss.reshape(shape))
+        return Candidates(*best, done.renders)
 
-    return _levels(fixed, drr, start, search, finish)
+    return _levels(task, finish)
 
 
 def _preset(name: str) -> Callable:
-    def run(fixed, drr, start, search):
+    def run(task: Task):
+        drr = task.drr
         prepared = Registration(drr.volume, drr.carm, preset=name, backend=drr.backend)
-        results = prepared([fixed.double()], start[:, None], search=search)
+        results = prepared([task.fixed], task.start[:, None], search=task.search, loss=task.loss)
         kept = ("loss", "renders", "converged", "reason", "gap", "agreement", "kept", "attempts")
         found = {key: [getattr(r, key) for r in results] for key in kept}
         found["target_sd_mm"] = [r.target_sd for r in results]
@@ -144,6 +179,7 @@ METHODS: Mapping[str, Callable] = MappingProxyType(
         "CMA-ES": _cma_es,
     }
 )
+_SQUARES = ("levels, LM",)  # methods for 1 - ZNCC alone
 
 
 def _around(start: Float[Tensor, "t 6"], search) -> Float[Tensor, "t s 6"]:
@@ -152,11 +188,6 @@ def _around(start: Float[Tensor, "t 6"], search) -> Float[Tensor, "t s 6"]:
     moves = (2 * unit - 1) * start.new_tensor([search[0]] * 3 + [search[1]] * 3)
     moves[0] = 0
     return start[:, None] + moves
-
-
-def _renders(found: DescentResult) -> float:
-    """Of all starts together, in pixels of the full detector."""
-    return sum(count / binning**2 for binning, count in found.renders.items())
 
 
 def _plain(loss: Tensor, renders: float) -> dict:

@@ -4,7 +4,7 @@ A trial is a pure function of the study's configuration and its index. Trials go
 is computed as one call, and its table is written to a temporary name and renamed, so a study that
 is killed loses at most the shards that were running, and a second call goes on where it ended.
 There is no scheduler here: whatever offers `concurrent.futures.Executor` runs the shards
-(`study_workers` opens the usual ones), and `python -m drrlib.lab.studies.runner` runs a study from a file.
+(`workers` opens the usual ones), and `drrlib study` runs a study from a file.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from drrlib.errors import ConfigError, WorkerError
 from drrlib.progress import progress_bar
 
 Work = Callable[[Mapping, Sequence[int]], pd.DataFrame]
-_log = logging.getLogger(__name__ if __name__ != "__main__" else "drrlib.lab.studies.runner")
+_log = logging.getLogger("drrlib.lab.studies")
 
 
 def trial_generator(seed: int, index: int) -> torch.Generator:
@@ -63,7 +63,8 @@ def run_study(
         work: (config, indices) -> table with one row for each index and a column `trial`. A
             function of a module, so that other processes can import it.
         config: What the trials depend on; only values that JSON can hold.
-        trials: Number of trials; a larger number than last time adds trials.
+        trials: Number of trials; a larger number than last time adds trials, and computes a
+            last shard anew that was not full.
         folder: Where the shards are kept; one study each.
         shard: Trials computed in one call.
         executor: Runs shards, and returns their tables to this process, which alone writes.
@@ -94,8 +95,9 @@ def run_study(
     spans = _spans(trials, shard)
     _claim(folder, work, config, shard)
     call = functools.partial(_timed, work, dict(config), threads, _versions())
-    tables = {first: _read(folder, span) for first, span in spans.items()}
-    missing = [first for first, table in tables.items() if table is None]
+    held = _held(folder, spans)
+    tables = {k: pd.read_parquet(path).head(len(spans[k])) for k, path in held.items()}
+    missing = [first for first in spans if first not in tables]
     done = trials - sum(len(spans[first]) for first in missing)
     bar = progress_bar(trials, "trial", progress)
     bar.update(done)
@@ -127,21 +129,24 @@ def finished_trials(
     work: Work, config: Mapping, trials: int, folder: str | os.PathLike, *, shard: int = 100
 ) -> int:
     """How many trials of a study its folder holds; nothing is written. Errors as `run_study`."""
-    spans = _spans(trials, shard)
-    _claim(Path(folder), work, config, shard, write=False)
-    return sum(len(span) for span in spans.values() if _name(Path(folder), span).is_file())
+    spans, folder = _spans(trials, shard), Path(folder)
+    _claim(folder, work, config, shard, write=False)
+    return sum(len(spans[first]) for first in _held(folder, spans))
 
 
 def shard_log(folder: str | os.PathLike) -> pd.DataFrame:
-    """Who computed which shard of a study and when, in order of time.
+    """Who computed which shard of a study and when, in order of time; each trial is in one shard.
 
     Returns:
         Columns first and last (trial), worker ("host:process id"), and began and ended
         [seconds since 1970, by the worker's clock].
     """
     rows = []
-    for path in Path(folder).glob("shard-*.parquet"):
-        table = pd.read_parquet(path, columns=["trial"])
+    for _, path in _shards(Path(folder)).values():
+        try:
+            table = pd.read_parquet(path, columns=["trial"])
+        except FileNotFoundError:  # a longer one has just taken its place
+            return shard_log(folder)
         made, trial = table.attrs, table["trial"]
         row = dict(first=trial.iloc[0], last=trial.iloc[-1], worker=made["worker"])
         rows.append({**row, "began": made["began"], "ended": made["began"] + made["seconds"]})
@@ -257,23 +262,35 @@ def _claim(folder: Path, work: Work, config: Mapping, shard: int, write: bool = 
         )
 
 
-def _name(folder: Path, span: range) -> Path:
-    return folder / f"shard-{span.start:07d}-{span.stop - 1:07d}.parquet"
+def _shards(folder: Path) -> dict[int, tuple[int, Path]]:
+    """First index -> last index and file of the longest shard that begins there.
+
+    Of the last shard of a study there may be two, while trials are added to it.
+    """
+    found: dict[int, tuple[int, Path]] = {}
+    for path in folder.glob("shard-*-*.parquet"):
+        first, last = _ends(path)
+        found[first] = max(found.get(first, (-1, path)), (last, path))
+    return found
 
 
-def _read(folder: Path, span: range) -> pd.DataFrame | None:
-    path = _name(folder, span)
-    return pd.read_parquet(path) if path.is_file() else None
+def _ends(path: Path) -> tuple[int, int]:
+    """First and last index of a shard, from the name of its file."""
+    _, first, last = path.stem.split("-")
+    return int(first), int(last)
+
+
+def _held(folder: Path, spans: Mapping[int, range]) -> dict[int, Path]:
+    """First index -> file that holds these trials, perhaps with more of them after the last."""
+    there = _shards(folder)
+    return {k: there[k][1] for k, s in spans.items() if k in there and there[k][0] >= s[-1]}
 
 
 def _write(folder: Path, span: range, table: pd.DataFrame) -> pd.DataFrame:
     """Returns the shard as read back: a resumed study sees the very same values."""
-    path = _name(folder, span)
+    path = folder / f"shard-{span.start:07d}-{span.stop - 1:07d}.parquet"
     write_whole(path, lambda name: table.to_parquet(name, index=False))
+    for other in folder.glob(f"shard-{span.start:07d}-*.parquet"):
+        if _ends(other) < _ends(path):  # from before trials were added
+            other.unlink(missing_ok=True)
     return pd.read_parquet(path)
-
-
-if __name__ == "__main__":
-    from drrlib.lab.studies.command import main
-
-    raise SystemExit(main())

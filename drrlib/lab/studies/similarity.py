@@ -1,30 +1,17 @@
 """Which similarity when: registrations to images that differ from a DRR as X-ray images do."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.metrics import mtre, targets
-from drrlib.lab.detector import (
-    Spectrum,
-    add_scatter,
-    blur,
-    instrument,
-    polychromatic,
-    quantum_noise,
-    saturate,
-    two_materials,
-)
+from drrlib.geometry import mtre
+from drrlib.lab.detector import acquire, two_materials
 from drrlib.lab.evaluation import rate_columns
-from drrlib.lab.studies.registration import Protocol
-from drrlib.optimize.loop import descend
+from drrlib.lab.studies.protocol import Protocol, check_effects, check_entries
+from drrlib.registration import descend
 
 _EACH = {
     "scale, offset": dict(scale=0.5, offset=1.0),
@@ -44,66 +31,12 @@ CONDITIONS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 )
 
 
-def acquire(
-    parts: tuple[DRR, DRR],
-    pose: Float[Tensor, "1 4 4"],
-    dice: torch.Generator,
-    *,
-    kvp: float = 0.0,
-    rod: float = 0.0,
-    scatter: float = 0.0,
-    unsharp: float = 0.0,
-    photons: float = 0.0,
-    curve: float = 0.0,
-    scale: float = 1.0,
-    offset: float = 0.0,
-) -> Float[Tensor, "1 1 height width"]:
-    """One X-ray image, with the effects that are not 0 in the order of physics.
-
-    Args:
-        parts: Renderers made by `two_materials`.
-        pose: world_from_camera.
-        dice: Draws the rod's place and the noise.
-        kvp: Tube voltage [kV] behind 3 mm of aluminium; 0 for 60 keV alone, which is the DRR.
-        rod: Diameter [mm, on the detector] of a steel rod that comes from outside at any angle
-            and ends near the middle (within 15 % of the detector); saturated at 12 bits.
-        scatter: Median scatter-to-primary ratio, spread over a fourth of the detector's width.
-        unsharp: Standard deviation of the detector's blur [pixels].
-        photons: Per pixel of the open beam.
-        curve: c of the grey map (1 - exp(-c x)) / c, as of a display or an unknown preprocessing.
-        scale, offset: Of the grey values, at last.
-    """
-    carm = parts[0].carm
-    if kvp:
-        image = polychromatic(parts, pose, Spectrum.kramers(kvp))
-    else:
-        image = parts[0](pose) + parts[1](pose)
-    if rod:
-        size = torch.tensor([carm.width * float(carm.delx), carm.height * float(carm.dely)])
-        draw = torch.rand(3, generator=dice, dtype=torch.float64)
-        tip = size * (0.5 + 0.3 * (draw[:2] - 0.5))
-        angle = 2 * torch.pi * draw[2]
-        away = 2 * size.max() * torch.stack([angle.cos(), angle.sin()])
-        image = image + instrument(carm, tip[None], (tip + away)[None], rod).to(image)
-    if scatter:
-        image = add_scatter(image, scatter, carm.width / 4)
-    if unsharp:
-        image = blur(image, unsharp)
-    if photons:
-        image = quantum_noise(image, photons, dice)
-    if rod:
-        image = saturate(image)
-    if curve:
-        image = (1 - torch.exp(-curve * image)) / curve
-    return scale * image + offset
-
-
 def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     """Registrations by one similarity under all conditions; the work of `run_study`.
 
     Args:
-        config: `protocol`, entries of a Protocol, whose `loss` is the similarity (its `noise` must
-            be 0); `conditions`, effects of `acquire` by name.
+        config: `protocol`, entries of a Protocol but noise and trace, whose `loss` is the
+            similarity; `conditions`, effects of `acquire` by name.
         indices: Start k under condition c of n has index k n + c. True pose, start, place of the
             rod and noise depend on k alone: all conditions and similarities get the same.
 
@@ -112,44 +45,42 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         mtre_mm, start_mtre_mm.
 
     Raises:
-        ConfigError: noise in the protocol, an unknown effect.
+        ConfigError: an unknown effect or entry, or one that is not used.
     """
+    check_entries(config, "protocol", "conditions")
     protocol = Protocol.of(config["protocol"])
-    if protocol.noise:
-        raise ConfigError(
-            f"noise is {protocol.noise}; expected 0: noise comes from the conditions' photons"
-        )
+    protocol.refuse("a study of similarities, whose conditions have noise of their own,", "noise",
+                    "trace")  # fmt: skip
     names = list(config["conditions"])
-    parameters = inspect.signature(acquire).parameters.values()
-    known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
-    unknown = sorted({x for effects in config["conditions"].values() for x in effects} - set(known))
-    if unknown:
-        raise ConfigError(f"there is no effect {', '.join(unknown)}; choose of {', '.join(known)}")
+    if not names:
+        raise ConfigError(
+            "conditions is empty; expected effects by name, such as {'same image': {}}"
+        )
+    check_effects(x for effects in config["conditions"].values() for x in effects)
+    numbers = [i // len(names) for i in indices]  # of the starts
     drr = protocol.renderer()
     parts = two_materials(drr)
     etas, starts, images = [], [], []
-    for index in indices:
-        eta, start, dice = protocol.draw(index // len(names))
+    for index, number in zip(indices, numbers, strict=True):
+        eta, start, dice = protocol.draw(number)
         effects = config["conditions"][names[index % len(names)]]
         etas.append(eta)
         starts.append(start)
         images.append(acquire(parts, drr.pose(eta[None]), dice, **effects))
     start, true_pose = torch.stack(starts), drr.pose(torch.stack(etas))
     result = descend(
-        torch.cat(images), drr.volume, drr.carm, start, loss=protocol.loss,
-        optimizer=protocol.optimizer, levels=protocol.levels, schedule=protocol.schedule,
-        threshold=protocol.threshold, patience=1 + sum(n for _, n in protocol.levels),
-        method=protocol.method, backend=protocol.backend, progress=False,
+        torch.cat(images), drr, start, loss=protocol.loss, optimizer=protocol.rule(numbers),
+        derivative=protocol.derivative, schedule=protocol.ends(),
     )  # fmt: skip
-    points = targets(drr.volume)
+    points = drr.volume.targets
     return pd.DataFrame(
         dict(
             trial=list(indices),
             similarity=protocol.loss,
             condition=[names[i % len(names)] for i in indices],
-            start=[i // len(names) for i in indices],
-            loss=result.final_loss.numpy(),
-            mtre_mm=mtre(drr.pose(result.final_eta), true_pose, points).numpy(),
+            start=numbers,
+            loss=result.loss.numpy(),
+            mtre_mm=mtre(result.pose, true_pose, points).numpy(),
             start_mtre_mm=mtre(drr.pose(start), true_pose, points).numpy(),
         )
     )

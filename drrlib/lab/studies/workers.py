@@ -10,13 +10,15 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import multiprocessing.context
+import multiprocessing.resource_tracker
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import InvalidStateError, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -104,20 +106,66 @@ def visible_gpus() -> list[str]:
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """New interpreters: a fork of a process that has run kernels would hang in their threads."""
     others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin_process) as pool:
+    pool = ProcessPoolExecutor(count, mp_context=_Quiet(), initializer=_begin_process)
+    with contextlib.ExitStack() as after_pool, pool:
         try:
             yield pool
         except BaseException:
+            after_pool.enter_context(_cancelled_without_complaint())
             # Leaving the block waits for running shards, which nobody wants any more.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
 
 
+@contextlib.contextmanager
+def _cancelled_without_complaint() -> Iterator[None]:
+    """While a pool ends whose processes were ended.
+
+    Up to Python 3.11 its thread stumbles over futures that were cancelled before their turn, and
+    prints so. Nobody waits for them.
+    """
+    before = threading.excepthook
+
+    def told(args) -> None:
+        if not issubclass(args.exc_type, InvalidStateError):
+            before(args)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+class _QuietProcess(multiprocessing.context.SpawnProcess):
+    """A process that meets Ctrl-C while it starts as one that ignores it.
+
+    It is born with the signal blocked, as it is in the thread that starts it. What this thread
+    misses is kept for it, or meets another one. Windows has no such mask.
+    """
+
+    def start(self) -> None:
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().start()
+        # Started by the first process otherwise, and then it unblocks the signal for itself.
+        multiprocessing.resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Quiet(multiprocessing.context.SpawnContext):
+    Process = _QuietProcess
+
+
 def _begin_process() -> None:
     """In a process of the pool: leave Ctrl-C to the caller, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what was blocked is ignored
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

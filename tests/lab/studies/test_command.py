@@ -1,6 +1,7 @@
 """Studies from a file: the same tables as in Python, and messages instead of tracebacks."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -12,15 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from drrlib.lab import run as repro
-from drrlib.lab.paper import paper_value
+from drrlib.lab.paper import paper_value, repository
+from drrlib.lab.studies import Protocol, rate_trials, registration_trials, run_study
 from drrlib.lab.studies.command import DONE, FAILED, REFUSED, STOPPED, main, read_study
-from drrlib.lab.studies.registration import Protocol, rate_trials, registration_trials
-from drrlib.lab.studies.runner import run_study
 from study_work import draws
 
 HERE = Path(__file__).resolve().parent
-STUDIES = repro.repository() / "data" / "studies"
+STUDIES = repository() / "data" / "studies"
 SMALL = dict(volume="thorax", voxel=12.0, pixels=12, levels=[[1, 3]], device="cpu")
 DRAWS = 'work = "study_work:draws"\ntrials = 20\nshard = 4\nfolder = "kept"\n[config]\nseed = 3\n'
 
@@ -128,10 +127,15 @@ def test_a_dry_run_writes_nothing(capsys):
         ("small_pixels", [], "pixels of a protocol is '64'; expected int"),
         ("small_levels", [], "levels of a protocol is 250; expected Sequence"),
         ("small_loss", [], "loss"),
+        ("rates", [], "has sart, which this work makes nothing of; it takes protocol, rotation"),
+        ("rates", ["--trials", "2"], "has sart"),
     ],
 )
 def test_bad_input_is_told_in_one_line(capsys, text, words, told):
     head = 'work = "registration"\ntrials = 3\nfolder = "kept"\n[config]\nvolume = "thorax"\n'
+    rates = "rotation = [0.1]\ntranslation = [1.0]\nstarts = 1\nsart = 2\nprotocol = {}\n"
+    if text == "rates":
+        text = f'work = "rates"\ntrials = 1\nfolder = "kept"\n[config]\n{rates}'
     more = dict(
         small="", small_volum="volum = 3", small_pixels='pixels = "64"',
         small_levels="levels = 250", small_loss='loss = "mse"\nvoxel = 12.0\npixels = 8',
@@ -157,18 +161,25 @@ def test_lost_workers_are_told(capsys):
     assert "8 of 20 trials are kept" in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("way", ["in-process", "processes:2", "dask:2"])
-def test_ctrl_c_keeps_what_is_finished(way):
-    if way.startswith("dask"):
-        pytest.importorskip("distributed", reason="Dask is not installed")
-    write(DRAWS, scale=2.0, sleep=0.2)
-    command = [sys.executable, "-m", "drrlib.lab.studies.runner", "study.toml", "--scheduler", way]
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+@contextlib.contextmanager
+def started(way, *paths):
+    """The command in a process that can be sent Ctrl-C, with the folders of its modules."""
+    command = [sys.executable, "-m", "drrlib", "study", "study.toml", "--scheduler", way]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [HERE, *paths]))}
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
         # A shell's background jobs, such as these tests may be, inherit that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
+        yield process
+
+
+@pytest.mark.parametrize("way", ["in-process", "processes:2", "dask:2"])
+def test_ctrl_c_keeps_what_is_finished(way):
+    if way.startswith("dask"):
+        pytest.importorskip("distributed", reason="Dask is not installed")
+    write(DRAWS, scale=2.0, sleep=0.2)
+    with started(way) as process:
         for line in process.stderr:
             if line.startswith("study: 4 of 20 trials"):  # one line for each finished shard
                 break
@@ -184,6 +195,36 @@ def test_ctrl_c_keeps_what_is_finished(way):
     assert main(["study.toml", "--output", "t.parquet"]) == DONE
     whole = run_study(draws, {"seed": 3, "scale": 2.0}, 20, "python")
     assert pd.read_parquet("t.parquet").equals(whole)
+
+
+def test_ctrl_c_while_processes_start_is_told_in_one_line(folder):
+    """Python runs this file at its start, before a process of a pool can know what it is."""
+    write(DRAWS, scale=2.0)
+    (folder / "sitecustomize.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        "    pathlib.Path(f'starting-{os.getpid()}').touch()\n"
+        "    time.sleep(1)\n"
+    )
+    deadline = time.monotonic() + 120
+    with started("processes:2", folder) as process:
+        while not list(folder.glob("starting-*")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == STOPPED, said
+    assert "0 of 20 trials are kept in kept" in said
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said
+
+
+def test_a_protocol_inside_gets_the_seed(capsys):
+    head = 'work = "drrlib.lab.studies:landmark_trials"\ntrials = 1\nfolder = "k"\n'
+    Path("study.toml").write_text(head + '[config]\nstart = "arun"\nerror_mm = 1.0\n')
+    assert main(["study.toml", "--seed", "7", "--dry-run"]) == DONE
+    config = json.loads(capsys.readouterr().out.split("config ", 1)[1])
+    assert config["protocol"]["seed"] == 7 and config["protocol"]["device"] in ("cpu", "cuda")
+    assert set(config) == {"start", "error_mm", "protocol"}
 
 
 def test_the_example_files_are_studies(capsys):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.geometry.metrics import mtre, targets
-from drrlib.lab.studies.landmarks import landmark_trials, landmarks_of, on_detector, picked_pose
-from drrlib.lab.studies.registration import Protocol, eta_of
+from drrlib.geometry import mtre
+from drrlib.lab.studies import Protocol, eta_of, landmark_trials, landmarks_of, on_detector
+from drrlib.lab.studies.landmarks import picked_pose
 
 SMALL = Protocol(
     voxel=8.0, pixels=24, levels=((1, 40),), view_range=20.0, shift_range=10.0, seed=4
@@ -43,7 +43,7 @@ def test_the_start_s_errors_are_recorded():
     table = trials("pnp", 5.0)
     drr = SMALL.renderer()
     start, true = (drr.pose(eta_of(table, k)) for k in ("start", "true"))
-    assert np.allclose(table["start_mtre_mm"], mtre(start, true, targets(drr.volume)), rtol=1e-9)
+    assert np.allclose(table["start_mtre_mm"], mtre(start, true, drr.volume.targets), rtol=1e-9)
     # The centre's shift is what both parts make; the mTRE has the turn in it, too.
     shift = np.hypot(table["start_in_plane_mm"], table["start_depth_mm"])
     turned = 100 * np.sin(np.radians(table["start_turn_deg"]) / 2)  # 50 mm away, at most
@@ -96,6 +96,13 @@ def test_only_what_is_on_the_detector_is_picked():
     assert (trials("arun", 1.0, far.with_(levels=((1, 1),)))["landmarks"] == 12).all()
 
 
-def test_an_unknown_start_is_named():
+def test_wrong_configurations_are_named():
     with pytest.raises(ConfigError, match="blind, arun, pnp"):
         trials("epnp", 1.0)
+    with pytest.raises(ConfigError, match=r"'blind' makes nothing of error_mm, which is 1\.0"):
+        trials("blind", 1.0)
+    whole = dict(protocol=SMALL.config(), start="arun", error_mm=1.0)
+    with pytest.raises(ConfigError, match=r"has error, which .* takes protocol, start, error_mm"):
+        landmark_trials({**whole, "error": 2.0}, [0])
+    with pytest.raises(ConfigError, match="lacks start, error_mm; this work takes"):
+        landmark_trials(dict(protocol=SMALL.config()), [0])

@@ -10,10 +10,11 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DatasetError
-from drrlib.geometry.metrics import pose_errors, wilson_interval
+from drrlib.geometry import pose_errors
 from drrlib.lab import datasets
+from drrlib.lab.evaluation import rate_columns
+from drrlib.lab.studies import ETA_COLUMNS
 from drrlib.lab.studies.localizer import (
-    ETA_COLUMNS,
     SIMULATED,
     LocalizerProtocol,
     averaged,
@@ -25,7 +26,7 @@ from drrlib.lab.studies.localizer import (
     spacing_fits,
     summarise,
 )
-from drrlib.similarity.correlation import zncc
+from drrlib.similarity import zncc
 
 SMALL = LocalizerProtocol(
     subject=SIMULATED, start_rotation=8.0, start_translation=12.0, starts=3, spread=0.5, seed=2,
@@ -104,10 +105,10 @@ def test_success_by_hand():
         {"rotation_deg": [0.5, 0.2, 1.5], "in_plane_mm": [0.1, 2.0, 0.2], "depth_mm": [9.0, 1, 1]}
     )
     row = summarise(trials)
-    low, high = wilson_interval(1, 3)
+    rates = rate_columns(1, 3)
     assert (row["successes"], row["trials"]) == (1, 3)
-    assert math.isclose(row["low_percent"], 100 * low)
-    assert math.isclose(row["high_percent"], 100 * high)
+    assert rates["low_percent"] < 100 / 3 < rates["high_percent"]
+    assert {name: row[name] for name in rates} == rates
     assert row["median_depth_mm"] == row["largest_depth_mm"] == 9.0
     assert summarise(trials, rotation=2.0, in_plane=3.0)["successes"] == 3
 
@@ -144,6 +145,11 @@ def test_protocols_that_cannot_work(change):
         dataclasses.replace(SMALL, **change)
     with pytest.raises(ConfigError, match="choose one of plastic_skull_1mm"):
         load_localizer("skul")
+
+
+def test_unknown_entries_are_named():
+    with pytest.raises(ConfigError, match="a protocol has no sed; it has subject"):
+        localizer_trials({**SMALL.config(), "sed": 3}, [0])
 
 
 def test_without_data_the_simulated_image_stands_in(monkeypatch):

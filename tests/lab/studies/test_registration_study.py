@@ -8,17 +8,9 @@ import torch
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.metrics import mrpd, mtre
-from drrlib.lab.studies.registration import (
-    Protocol,
-    eta_of,
-    load_volume,
-    rate_trials,
-    registration_trials,
-    targets,
-)
-from drrlib.optimize.loop import descend
+from drrlib.geometry import CArm, mrpd, mtre
+from drrlib.lab.studies import Protocol, eta_of, load_volume, rate_trials, registration_trials
+from drrlib.registration import Schedule, descend
 
 SMALL = Protocol(
     voxel=8.0, pixels=24, levels=((1, 30),), start_rotation=8.0, start_translation=10.0,
@@ -50,7 +42,7 @@ def test_records_agree_with_their_own_poses(table):
     """Errors are computed anew from the recorded parameters."""
     drr = SMALL.renderer()
     poses = {k: drr.pose(eta_of(table, k)) for k in ("true", "start", "final")}
-    points = targets(drr.volume)
+    points = drr.volume.targets
     for column, kind in (("mtre_mm", "final"), ("start_mtre_mm", "start")):
         again = mtre(poses[kind], poses["true"], points)
         assert np.allclose(table[column], again, rtol=1e-9)
@@ -135,6 +127,37 @@ def test_rates_are_scored_by_what_they_reach():
     assert table["score"].idxmin() == 3 and table["score"].idxmax() == 0
 
 
+def test_a_search_of_rates_refuses_what_it_makes_nothing_of():
+    protocol = SMALL.with_(trace=0)
+    config = dict(protocol=protocol.config(), rotation=[0.02], translation=[2.0], starts=1)
+    for change in (dict(rates=[0.1, 1.0]), dict(trace=5)):
+        changed = {**config, "protocol": protocol.with_(**change).config()}
+        with pytest.raises(ConfigError, match=f"makes nothing of {next(iter(change))}"):
+            rate_trials(changed, [0])
+    with pytest.raises(ConfigError, match=r"has seed, which .* takes protocol, rotation"):
+        rate_trials({**config, "seed": 3}, [0])
+    with pytest.raises(ConfigError, match="lacks starts"):
+        rate_trials({k: v for k, v in config.items() if k != "starts"}, [0])
+    with pytest.raises(ConfigError, match=r"trial 1 is asked of 1 pairs .* at most 1 trials"):
+        rate_trials(config, [0, 1])
+
+
+def test_a_search_without_gradients_refuses_what_it_makes_nothing_of():
+    search = SMALL.with_(optimizer="nelder-mead")
+    for change in (dict(schedule="cosine"), dict(derivative="finite")):
+        (name,) = change
+        with pytest.raises(ConfigError, match=f"'nelder-mead'.* makes nothing of {name}"):
+            registration_trials(search.with_(**change).config(), [0])
+
+
+def test_what_cma_es_draws_is_the_trial_s_own():
+    pytest.importorskip("cma", reason="CMA-ES needs the extra cma")
+    config = SMALL.with_(optimizer="cma-es", levels=((1, 40),), trace=0).config()
+    whole, alone = registration_trials(config, range(3)), registration_trials(config, [2])
+    assert alone["loss"][0] == pytest.approx(whole["loss"][2], rel=1e-4)
+    assert alone["mtre_mm"][0] == pytest.approx(whole["mtre_mm"][2], rel=1e-4)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="no pixel; it has volume"):
         Protocol.of({"pixel": 3})
@@ -142,6 +165,8 @@ def test_bad_input_is_named():
         registration_trials(SMALL.with_(optimizer="sgd").config(), [0])
     with pytest.raises(ConfigError, match="rates are given for optimizer 'powell'"):
         registration_trials(SMALL.with_(optimizer="powell", rates=(1.0, 1.0)).config(), [0])
+    with pytest.raises(ConfigError, match="one of rotation, then one of translation"):
+        registration_trials(SMALL.with_(rates=(1.0,)).config(), [0])
     with pytest.raises(ConfigError, match="plastic_skull"):
         load_volume("no_such_thing", 2.0)
 
@@ -159,11 +184,12 @@ def test_one_image_for_each_start():
     true[1, 1] = 0.4
     fixed = drr(drr.pose(true))
     start = true + torch.tensor([0.1, -0.1, 0.1, 8.0, -8.0, 8.0])
-    options = dict(levels=((1, 40),), progress=False)
-    both = descend(fixed, volume, carm, start, **options)
+    schedule = Schedule(((1, 40),))
+    both = descend(fixed, drr, start, schedule=schedule)
     for i in range(2):
-        alone = descend(fixed[i : i + 1], volume, carm, start[i], **options)
-        assert torch.allclose(both.final_loss[i], alone.final_loss[0], rtol=1e-3)
-        points = targets(volume)
-        found, begun, truth = (drr.pose(x[i]) for x in (both.final_eta, start, true))
+        alone = descend(fixed[i : i + 1], drr, start[i], schedule=schedule)
+        assert torch.allclose(both.trace.loss[-1, i], alone.trace.loss[-1], rtol=1e-3)
+        assert both[i].loss == pytest.approx(alone.loss, rel=1e-3)
+        points = volume.targets
+        found, begun, truth = (drr.pose(x[i]) for x in (both.trace.eta[-1], start, true))
         assert mtre(found, truth, points) < 0.5 * mtre(begun, truth, points)

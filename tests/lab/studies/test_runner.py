@@ -16,7 +16,7 @@ import torch
 
 import study_work
 from drrlib.errors import ConfigError
-from drrlib.lab.studies.runner import run_study, trial_generator
+from drrlib.lab.studies import finished_trials, run_study, shard_log, trial_generator
 from study_work import draws
 
 HERE = Path(__file__).resolve().parent
@@ -54,11 +54,42 @@ def test_finished_shards_are_not_computed_again(tmp_path):
     assert longer[:20].equals(before) and len(longer) == 30
 
 
+def _spans(folder):
+    log = shard_log(folder).sort_values("first")
+    return log[["first", "last"]].values.tolist()
+
+
+def test_added_trials_take_the_place_of_a_last_shard_that_was_not_full(tmp_path):
+    config = {"seed": 3, "scale": 2.0}
+    run_study(draws, config, 5, tmp_path, shard=2)
+    assert _spans(tmp_path) == [[0, 1], [2, 3], [4, 4]]
+    short = (tmp_path / "shard-0000004-0000004.parquet").read_bytes()
+    longer = run_study(draws, config, 6, tmp_path, shard=2)
+    assert longer["trial"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert _spans(tmp_path) == [[0, 1], [2, 3], [4, 5]]
+    assert not (tmp_path / "shard-0000004-0000004.parquet").exists()
+    # As a process leaves it that is killed after it has written, before it has removed.
+    (tmp_path / "shard-0000004-0000004.parquet").write_bytes(short)
+    assert _spans(tmp_path) == [[0, 1], [2, 3], [4, 5]]
+    assert run_study(draws, config, 6, tmp_path, shard=2).equals(longer)
+
+
+def test_fewer_trials_are_taken_from_what_is_there(tmp_path):
+    config = {"seed": 3, "scale": 2.0}
+    longer = run_study(draws, config, 6, tmp_path, shard=2)
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("shard-*")}
+    assert finished_trials(draws, config, 5, tmp_path, shard=2) == 5
+    shorter = run_study(draws, config, 5, tmp_path, shard=2)
+    assert shorter.equals(longer[:5]) and shorter.attrs["seconds"] > 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("shard-*")} == kept
+    assert finished_trials(draws, config, 8, tmp_path, shard=2) == 6
+
+
 def test_a_killed_study_goes_on_to_the_same_table(tmp_path):
     config = {"seed": 3, "scale": 2.0, "sleep": 0.05}
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from drrlib.lab.studies.runner import run_study\nfrom study_work import draws\n"
+        "from drrlib.lab.studies import run_study\nfrom study_work import draws\n"
         f"run_study(draws, {config!r}, 40, sys.argv[2], shard=2)\n"
     )
     command = [sys.executable, "-c", code, str(HERE), str(tmp_path / "killed")]

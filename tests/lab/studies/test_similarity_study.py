@@ -5,11 +5,10 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError
-from drrlib.lab.detector import two_materials
-from drrlib.lab.studies.registration import Protocol
-from drrlib.lab.studies.similarity import (
+from drrlib.lab.detector import acquire, two_materials
+from drrlib.lab.studies import (
     CONDITIONS,
-    acquire,
+    Protocol,
     best_by_condition,
     similarity_trials,
     success_by_condition,
@@ -64,6 +63,29 @@ def test_trials_depend_on_their_start_alone(scene):
     assert (moved["mtre_mm"] < moved["start_mtre_mm"]).all()
 
 
+def test_the_descent_is_the_protocol_s(scene):
+    """Rates, derivative and optimizer are those of the protocol, and change the table."""
+    conditions = {"same image": {}}
+    tables = []
+    for change in ({}, dict(rates=[0.002, 0.2]), dict(derivative="finite"), dict(optimizer="gdm")):
+        protocol = SMALL.with_(**change).config()
+        tables.append(similarity_trials(dict(protocol=protocol, conditions=conditions), [0, 1]))
+    for table in tables:
+        assert table["start_mtre_mm"].equals(tables[0]["start_mtre_mm"])
+    assert len({float(table["loss"].sum()) for table in tables}) == len(tables)
+    assert (tables[1]["mtre_mm"] > tables[0]["mtre_mm"]).all()  # a tenth of the rates
+
+
+def test_what_cma_es_draws_does_not_depend_on_the_batch():
+    pytest.importorskip("cma", reason="CMA-ES needs the extra cma")
+    protocol = SMALL.with_(optimizer="cma-es", levels=((1, 40),)).config()
+    config = dict(protocol=protocol, conditions={"a": {}, "b": {}})
+    whole, part = similarity_trials(config, range(4)), similarity_trials(config, [3])
+    pd.testing.assert_frame_equal(part, whole.iloc[[3]].reset_index(drop=True), rtol=1e-4)
+    # The same start under the same condition by another name.
+    assert whole["loss"][0] == whole["loss"][1] and whole["loss"][2] == whole["loss"][3]
+
+
 def test_the_table_counts():
     rows = [("zncc", "a", 0.5), ("zncc", "a", 2.0), ("zncc", "a", 0.1), ("zncc", "b", 9.0)]
     trials = pd.DataFrame(rows, columns=["similarity", "condition", "mtre_mm"])
@@ -97,5 +119,14 @@ def test_wrong_configurations_are_named():
     with pytest.raises(ConfigError, match="fog"):
         similarity_trials(bad, [0])
     noisy = dict(protocol=SMALL.with_(noise=0.1).config(), conditions={"same": {}})
-    with pytest.raises(ConfigError, match="expected 0"):
+    with pytest.raises(ConfigError, match="makes nothing of noise"):
         similarity_trials(noisy, [0])
+    traced = dict(protocol=SMALL.with_(trace=2).config(), conditions={"same": {}})
+    with pytest.raises(ConfigError, match="makes nothing of trace"):
+        similarity_trials(traced, [0])
+    with pytest.raises(ConfigError, match=r"has loss, which .* takes protocol, conditions"):
+        similarity_trials({**bad, "loss": "ncc"}, [0])
+    with pytest.raises(ConfigError, match="lacks conditions"):
+        similarity_trials(dict(protocol=SMALL.config()), [0])
+    with pytest.raises(ConfigError, match="conditions is empty"):
+        similarity_trials(dict(protocol=SMALL.config(), conditions={}), [0])

@@ -1,6 +1,7 @@
 """Real worker processes: whatever runs the shards and whoever is killed, the table is the same."""
 
 import contextlib
+import importlib
 import itertools
 import os
 import signal
@@ -16,15 +17,22 @@ import numba
 import pytest
 import torch
 
-import drrlib.lab.studies.workers as study_workers
 from drrlib.errors import ConfigError, WorkerError
-from drrlib.lab.studies.registration import Protocol, registration_trials
-from drrlib.lab.studies.runner import finished_trials, run_study, shard_log
-from drrlib.lab.studies.workers import cores, workers
-from study_work import counted, draws, fatal, witness
+from drrlib.lab.studies import (
+    Protocol,
+    finished_trials,
+    registration_trials,
+    run_study,
+    shard_log,
+    workers,
+)
+from drrlib.lab.studies.workers import cores
+from study_work import counted, draws, fatal, signals, witness
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'drrlib[cluster]'")
 
+# `drrlib.lab.studies.workers` is the function of this name.
+MODULE = importlib.import_module("drrlib.lab.studies.workers")
 HERE = Path(__file__).resolve().parent
 CONFIG = {"seed": 3, "scale": 2.0}
 
@@ -134,7 +142,7 @@ def test_after_a_killed_caller_another_way_goes_on(tmp_path, way):
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "from drrlib.lab.studies.runner import run_study\nfrom drrlib.lab.studies.workers import workers\n"
+        "from drrlib.lab.studies import run_study, workers\n"
         "from study_work import draws\n"
         f"if __name__ == '__main__':\n    with workers({way!r}) as how:\n"
         f"        run_study(draws, {config!r}, 80, 'study', shard=2, **how)\n"
@@ -190,7 +198,7 @@ def test_a_lost_scheduler_is_told(tmp_path):
 
 def test_each_worker_has_its_share_of_cores_and_its_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    monkeypatch.setattr(study_workers, "cores", lambda: 2 * cores())
+    monkeypatch.setattr(MODULE, "cores", lambda: 2 * cores())
     config = {"sleep": 0.3}
     with workers("dask", device="cuda") as how:
         table = run_study(witness, config, 8, tmp_path / "dask", shard=1, **how)
@@ -203,6 +211,15 @@ def test_each_worker_has_its_share_of_cores_and_its_gpu(tmp_path, monkeypatch):
     assert table["pid"].nunique() == 2
 
 
+@pytest.mark.parametrize("way", ["processes:1", "dask:1"])
+def test_ctrl_c_is_left_to_the_caller(tmp_path, way):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)
+    with workers(way) as how:
+        table = run_study(signals, {}, 2, tmp_path, shard=1, **how)
+    assert table["ignored"].all() and not table["blocked"].any()
+    assert (signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT)) == before
+
+
 def test_threads_are_given_back(tmp_path):
     before = torch.get_num_threads(), numba.get_num_threads()
     table = run_study(witness, {}, 2, tmp_path, threads=1)
@@ -213,7 +230,7 @@ def test_threads_are_given_back(tmp_path):
 
 
 def test_shares_of_the_cores(monkeypatch):
-    monkeypatch.setattr(study_workers, "cores", lambda: 16)
+    monkeypatch.setattr(MODULE, "cores", lambda: 16)
     shares = {"threads": 1, "threads:4": 4, "threads:5": 3, "threads:40": 1}
     for way, share in shares.items():
         with workers(way) as how:
@@ -250,7 +267,7 @@ def test_wrong_names_are_told(tmp_path, monkeypatch, way, threads, told):
 
 
 def test_what_is_not_there_is_told(monkeypatch):
-    monkeypatch.setattr(study_workers, "_CONNECT", 1)
+    monkeypatch.setattr(MODULE, "_CONNECT", 1)
     with pytest.raises(WorkerError, match="no Dask scheduler answers at tcp"):
         with workers("tcp://127.0.0.1:9"):
             pass

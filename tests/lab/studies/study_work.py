@@ -9,7 +9,7 @@ import numba
 import pandas as pd
 import torch
 
-from drrlib.lab.studies.runner import trial_generator
+from drrlib.lab.studies import trial_generator
 
 
 def draws(config, indices):
@@ -43,6 +43,13 @@ def witness(config, indices):
     seen = dict(kernel=numba.get_num_threads(), torch=torch.get_num_threads())
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
     return pd.DataFrame([dict(trial=i, pid=os.getpid(), gpu=gpu, **seen) for i in indices])
+
+
+def signals(config, indices):
+    """What a worker does about Ctrl-C."""
+    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return pd.DataFrame([dict(trial=i, ignored=ignored, blocked=blocked) for i in indices])
 
 
 def fatal(config, indices):

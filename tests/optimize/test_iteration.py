@@ -1,6 +1,7 @@
 """A registration iteration that is repeated by calling it; what a CUDA graph asks of it."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -8,12 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from drrlib.drr import DRR
 from drrlib.errors import BackendError, ConfigError, ShapeError
-from drrlib.geometry.carm import CArm
-from drrlib.geometry.localizer import ScanProjection
-from drrlib.optimize.graphs import Iteration
-from drrlib.optimize.loop import descend
-from drrlib.optimize.rules import OPTIMIZERS, get_optimizer
-from drrlib.similarity.correlation import get_loss
+from drrlib.geometry import CArm, ScanProjection
+from drrlib.optimize import OPTIMIZERS, Iteration, Objective, Sight, get_optimizer
+from drrlib.registration import Schedule, descend
+from drrlib.similarity import get_loss
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, placed, random_volume
 
@@ -29,11 +28,15 @@ def _scene(backend="cpu", n=12):
     return drr, drr(drr.pose(TRUTH)).detach()
 
 
+def _objective(drr, fixed, loss="zncc"):
+    return Objective([Sight(drr, fixed)], get_loss(loss))
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("backend", KERNELS)
 def test_repeats_the_loop_written_out(backend, optimizer):
     drr, fixed = _scene(backend)
-    iteration = Iteration(drr, fixed, STARTS, optimizer=optimizer)
+    iteration = Iteration(_objective(drr, fixed), STARTS, optimizer=optimizer)
     eta, rule = STARTS, get_optimizer(optimizer)
     state = rule.init(eta)
     for scale in (1.0, 0.5):
@@ -74,14 +77,15 @@ def test_an_iteration_moves_nothing_between_host_and_device(optimizer, scan):
     drr.grid.mu = drr.grid.mu.to("meta")
     drr.grid._padded = copy.copy(drr.grid._padded)
     drr.grid._padded.version = drr.grid.mu._version
-    for thing in (drr.grid, drr.grid._padded):
+    for thing, kept in ((drr.grid, ("_host",)), (drr.grid._padded, ())):
         for name, x in vars(thing).items():
-            if isinstance(x, torch.Tensor):
+            if isinstance(x, torch.Tensor) and name not in kept:
                 setattr(thing, name, x.to("meta"))
     # The kernels have a meaning on the meta device, but may not be asked for by name there.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("drrlib.projectors.ops.choose_backend", lambda grid, backend: "cuda")
-        iteration = Iteration(drr, fixed, STARTS, optimizer=optimizer)
+        objective = _objective(drr, fixed.to("meta"))
+        iteration = Iteration(objective, STARTS.to("meta"), optimizer=optimizer)
         with _NothingFromTheHost():
             iteration._run()
             for number in (STARTS, torch.tensor(1.0)):
@@ -90,46 +94,69 @@ def test_an_iteration_moves_nothing_between_host_and_device(optimizer, scan):
     assert iteration.eta.device.type == "meta"
 
 
+def test_starts_that_are_dropped_cost_nothing_more():
+    drr, fixed = _scene()
+    objective = _objective(drr, fixed)
+    both, one = Iteration(objective, STARTS), Iteration(_objective(drr, fixed), STARTS[1:])
+    both(), one()
+    both.keep(torch.tensor([False, True]))
+    for _ in range(3):
+        assert torch.equal(both(0.5), one(0.5)) and torch.equal(both.eta, one.eta)
+    assert objective.renders == 2 + 3
+
+
 def test_a_graph_is_not_replaced_by_something_else():
     drr, fixed = _scene()
     with pytest.raises(BackendError, match="CUDA graph needs"):
-        Iteration(drr, fixed, STARTS, graph=True)
+        Iteration(_objective(drr, fixed), STARTS, graph=True)
     with pytest.raises(ShapeError, match="expected"):
-        Iteration(drr, fixed[..., 1:], STARTS)
+        inspect.unwrap(Iteration.__init__)(
+            Iteration.__new__(Iteration), _objective(drr, fixed), STARTS[0]
+        )
 
 
 def _descend(drr, fixed, **options):
     """Twice at one size, where one of the starts is at its goal and stops."""
     starts = torch.cat([STARTS, TRUTH])
-    settings = dict(levels=((1, 2), (1, 3)), threshold=1e-6, progress=False, backend=drr.backend)
-    return descend(fixed, drr.volume, drr.carm, starts, **settings, **options)
+    schedule = Schedule(((1, 2), (1, 3)), threshold=1e-6)
+    return descend(fixed, drr, starts, schedule=schedule, **options)
 
 
 def _agree(found, expected):
     assert found.reason == expected.reason and len(set(found.reason)) > 1
-    assert torch.equal(found.level, expected.level)
-    for name in ("trace_loss", "trace_eta", "final_eta", "final_loss"):
-        ours, theirs = getattr(found, name), getattr(expected, name)
-        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7, equal_nan=True), name
+    assert torch.equal(found.trace.level, expected.trace.level)
+    pairs = [(getattr(found.trace, x), getattr(expected.trace, x)) for x in ("eta", "loss")]
+    pairs += [(getattr(found, x), getattr(expected, x)) for x in ("eta", "loss")]
+    for ours, theirs in pairs:
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7, equal_nan=True)
 
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("each", [False, True])
 def test_a_descent_takes_the_same_way_by_recorded_iterations(backend, each, monkeypatch):
+    """All but the recording itself, which needs a GPU."""
     drr, fixed = _scene(backend)
     fixed = fixed.expand(3, -1, -1, -1) if each else fixed
     expected = _descend(drr, fixed)
     made = []
 
-    def unrecorded(*args, graph, **options):  # a graph itself needs a GPU
-        made.append(graph)
-        return Iteration(*args, **options)
+    class Unrecorded(Iteration):
+        def __init__(self, objective, start, *, graph, **options):
+            made.append(graph)
+            super().__init__(objective, start, **options)
+            self._state = type(self._state)(*(x.clone() for x in self._state))
+            self._alive = torch.arange(len(start))
 
-    monkeypatch.setattr("drrlib.optimize.loop.Iteration", unrecorded)
+        def __call__(self, scale):
+            self._scale.fill_(scale)
+            self._run()
+            return self.value
+
+    monkeypatch.setattr("drrlib.optimize.loop.Iteration", Unrecorded)
     found = _descend(drr, fixed, graph=True)
     assert made == [True, True]
     _agree(found, expected)
-    assert found.renders[1] > expected.renders[1]  # the start that stopped is rendered on
+    assert found.renders > expected.renders  # the start that stopped is rendered on
 
 
 def test_a_descent_without_a_gpu_refuses_a_graph():
@@ -151,19 +178,19 @@ def test_a_descent_by_graphs_takes_the_same_way():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_replay_gives_the_bits_of_the_eager_iteration(optimizer):
     drr, fixed = _scene("cuda", 64)
-    eager = Iteration(drr, fixed, STARTS, optimizer=optimizer)
-    graph = Iteration(drr, fixed, STARTS, optimizer=optimizer, graph=True)
+    eager = Iteration(_objective(drr, fixed), STARTS, optimizer=optimizer)
+    graph = Iteration(_objective(drr, fixed), STARTS, optimizer=optimizer, graph=True)
     for step in range(20):
-        assert torch.equal(eager(0.9**step), graph(0.9**step))
-        assert torch.equal(eager.eta, graph.eta)
+        assert torch.equal(eager(0.9**step), graph(0.9**step).cpu())
+        assert torch.equal(eager.eta, graph.eta.cpu())
 
 
 @pytest.mark.gpu
 def test_a_graph_sees_a_changed_volume():
     drr, fixed = _scene("cuda", 64)
-    graph = Iteration(drr, fixed, STARTS, loss="l2", graph=True)
-    eta, before = graph.eta.clone(), graph().clone()
+    graph = Iteration(_objective(drr, fixed, "l2"), STARTS, graph=True)
+    before = graph().clone()
     drr.grid.mu.mul_(2)
-    graph.eta.copy_(eta)
-    eager = Iteration(drr, fixed, STARTS, loss="l2")
-    assert torch.equal(graph(), eager()) and not torch.equal(before, graph.value)
+    graph._eta.copy_(STARTS)
+    eager = Iteration(_objective(drr, fixed, "l2"), STARTS)
+    assert torch.equal(graph().cpu(), eager()) and not torch.equal(before, graph.value)

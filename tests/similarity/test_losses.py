@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.similarity.correlation import LOSSES, get_loss, l2, ncc, zncc
+from drrlib.similarity import LOSSES, check_falls, get_loss, l2_loss, ncc, zncc, zncc_loss
 
 
 def _image(seed, batch=1, size=(5, 4)):
@@ -19,7 +19,7 @@ def test_values_by_hand():
     b = torch.tensor([[[[0.0, 1.0], [3.0, 2.0]]]])
     assert zncc(a, b).item() == pytest.approx(0.8)
     assert ncc(a, b).item() == pytest.approx(13 / 14)
-    assert l2(a, b).item() == pytest.approx(0.5)
+    assert l2_loss(a, b).item() == pytest.approx(0.5)
 
 
 def test_zncc_is_blind_to_scale_and_offset():
@@ -73,7 +73,7 @@ def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="none below 0"):
         zncc(_image(0), _image(1), -torch.ones(1, 1, 5, 4).double())
     with pytest.raises(TypeError):
-        LOSSES["mine"] = l2
+        LOSSES["mine"] = l2_loss
 
 
 @pytest.mark.parametrize("name", [x for x in LOSSES if x != "l2"])
@@ -164,7 +164,51 @@ def test_gradcheck_of_fixed_and_weighted(name):
 
 
 def test_own_functions_pass_through():
-    assert get_loss(l2) is l2 and get_loss("l2") is LOSSES["l2"]
+    assert get_loss(l2_loss) is l2_loss and get_loss("l2") is LOSSES["l2"]
+
+
+def test_a_function_without_weights_is_taken_where_none_are_given():
+    def mine(fixed, moving):
+        return (fixed - moving).abs().mean(dim=(1, 2, 3))
+
+    loss = get_loss(mine)
+    assert torch.equal(loss(_image(0), _image(1)), mine(_image(0), _image(1)))
+    assert torch.equal(loss(_image(0), _image(1), None), mine(_image(0), _image(1)))
+    with pytest.raises(ConfigError, match=r"takes \(fixed, moving\) alone"):
+        loss(_image(0), _image(1), _image(2))
+    assert get_loss(lambda *images: images[0]) and get_loss(lambda f, m, w=None: f)
+    with pytest.raises(ConfigError, match="takes 1 arguments"):
+        get_loss(lambda image: image)
+
+
+def test_a_likeness_is_no_loss():
+    for likeness in (zncc, ncc):
+        with pytest.raises(ConfigError, match=f'pass "{likeness.__name__}"'):
+            get_loss(likeness)
+    assert get_loss(zncc_loss) is get_loss("zncc")
+
+
+def test_a_loss_must_fall_towards_a_match():
+    """A likeness under another name is found out by an image that is most like itself."""
+    for name in LOSSES:
+        check_falls(get_loss(name), _image(0, 2, (16, 16)))
+        check_falls(get_loss(name), _image(0, 2, (16, 16)), _image(1, 2, (16, 16)))
+    with pytest.raises(ConfigError, match="turn its sign"):
+        check_falls(lambda f, m, w: zncc(f, m, w), _image(0))
+    hole = _image(0)
+    hole[..., 0] = float("nan")
+    check_falls(zncc_loss, hole, hole.isfinite().double())
+    even = torch.ones(1, 1, 4, 4).double()
+    even[..., 1:3, 1:3] = 2  # its own mirror image tells nothing
+    check_falls(lambda f, m, w: zncc(f, m, w), even)
+
+
+def test_arrays_and_single_images_are_taken():
+    fixed, moving = _image(0)[0, 0], _image(1)
+    expected = zncc(fixed[None, None], moving)
+    for image in (fixed, fixed[None], fixed.numpy(), fixed.tolist()):
+        assert torch.equal(zncc(image, moving), expected)
+    assert torch.equal(l2_loss(fixed.numpy(), moving.numpy()), l2_loss(fixed, moving))
 
 
 def test_nan_weights_and_other_objects_are_refused():

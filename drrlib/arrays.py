@@ -1,0 +1,64 @@
+"""Numbers as people have them: tensors, NumPy arrays, lists; brought to tensors at public doors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drrlib.errors import DtypeError, GeometryError, ShapeError
+
+Numbers = Tensor | np.ndarray | Sequence | float | int
+
+
+def as_tensor(values: Numbers, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of what was given, on its own device; lists and arrays land on the CPU.
+
+    Args:
+        values: Tensor (returned as it is where it has the type), array, or nested list of numbers.
+        name: What to call it in an error.
+        dtype: Wanted type; None keeps floating types and makes whole numbers and masks float64.
+
+    Raises:
+        DtypeError: text, objects, complex numbers, or rows of different lengths.
+    """
+    if not isinstance(values, Tensor):
+        try:
+            if isinstance(values, Sequence) and any(isinstance(x, Tensor) for x in values):
+                values = torch.stack([as_tensor(x, name) for x in values])
+            else:
+                array = np.array(values, order="C")  # torch takes no negative strides
+                if not array.dtype.isnative:  # as files have them
+                    array = array.astype(array.dtype.newbyteorder("="))
+                values = torch.from_numpy(array)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DtypeError(
+                f"{name} is a {type(values).__name__} that is no array of numbers; expected a "
+                "tensor, an array, or a list of rows of one length"
+            ) from error
+    if values.is_complex():
+        raise DtypeError(f"{name} has complex numbers; expected real ones")
+    if dtype is None and not values.is_floating_point():
+        dtype = torch.float64
+    return values if dtype is None else values.to(dtype)
+
+
+def as_affine(values: Numbers, name: str = "affine") -> Tensor:
+    """A world_from_voxel matrix [4, 4] on the CPU in float64, without history.
+
+    Raises:
+        ShapeError: not 4x4.
+        GeometryError: not finite, not invertible, or with another last row than (0, 0, 0, 1).
+    """
+    affine = as_tensor(values, name).detach().to("cpu", torch.float64)
+    if tuple(affine.shape) != (4, 4):
+        raise ShapeError(f"{name} has shape {tuple(affine.shape)}; expected (4, 4)")
+    size = affine[:3, :3].norm(dim=0).prod()
+    last = affine[3].tolist() == [0.0, 0.0, 0.0, 1.0]
+    whole = bool(torch.isfinite(affine).all()) and bool(affine[:3, :3].det().abs() > 1e-6 * size)
+    if not (whole and last):
+        raise GeometryError(
+            f"{name} is singular, not finite, or its last row is not (0, 0, 0, 1); expected "
+            "world_from_voxel [mm] with column vectors"
+        )
+    return affine

@@ -1,0 +1,192 @@
+"""What is minimised: the loss of poses at one level of resolution, for one view or several.
+
+The parameters of a row are eta of the first view, then lengths of its C-arm that are freed. Every
+view renders once for a row; image, loss, gradient and Jacobian come from that one march.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from drrlib.drr import DRR, March
+from drrlib.geometry import Geometry
+from drrlib.similarity import LINE, Loss, Model, zncc_loss
+
+# Central differences move each angle and each translation by this much either way.
+FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
+
+
+@dataclass(frozen=True)
+class Sight:
+    """One view at one level: who renders it, and what it should look like.
+
+    Args:
+        drr: Renderer with this view's camera at this level.
+        fixed: An image for each row of parameters [m, 1, h, w], or one for all.
+        weights: Weight of each pixel, as `fixed`; None for 1 everywhere.
+        first: Geometry of the first view, whose eta the parameters are; None where it is this one.
+        relative: Pose of this camera seen from the first [4, 4]; None where it is the first.
+        freed: Where lengths are free: their values -> this camera.
+        grey: How grey values may differ in second-order steps. Where only by scale and offset, the
+            loss is 1 - ZNCC; else half the part of the image's variance that a regression leaves.
+    """
+
+    drr: DRR
+    fixed: Tensor
+    weights: Tensor | None = None
+    first: Geometry | None = None
+    relative: Tensor | None = None
+    freed: Callable[[Tensor], Geometry] | None = None
+    grey: Model = LINE
+
+    def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
+        """Images, without history."""
+        return self.march(parameters).image
+
+    def march(self, parameters: Float[Tensor, "m n"]) -> March:
+        return self.drr.march(self._frames(self._pose(parameters), parameters))
+
+    def slopes(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m n k 12"]:
+        """Derivative of the frames by each parameter."""
+        turned = (self.first or self.drr.carm).pose_slopes(parameters[:, :6])
+        if self.relative is not None:
+            turned = turned @ self.relative.to(turned)
+        if self.freed is None:
+            return self.drr.frames(turned, shift=False)[0]
+        found, pose = [], self._pose(parameters)
+        for i, row in enumerate(parameters):
+            lengths = row[6:]
+            own = self.drr.with_carm(self.freed(lengths))
+            by_pose, here = own.frames(turned[i], shift=False)[0], own.frames(pose[i])[0]
+            # Frames are linear in the lengths: a step of 1 mm is the derivative.
+            by_length = [
+                self.drr.with_carm(self.freed(lengths + one)).frames(pose[i])[0] - here
+                for one in torch.eye(len(lengths)).to(lengths)
+            ]
+            found.append(torch.cat([by_pose, torch.stack(by_length)]))
+        return torch.stack(found)
+
+    def rows(self, rows: Int[Tensor, " r"]) -> "Sight":
+        """The view with some of its images, which may repeat; one image stays for all."""
+        if len(self.fixed) == 1 and (self.weights is None or len(self.weights) == 1):
+            return self
+        rows = rows.to(self.fixed.device)
+        fixed, weights = self.fixed, self.weights
+        if len(fixed) > 1:
+            fixed = fixed[rows]
+        if weights is not None and len(weights) > 1:
+            weights = weights[rows]
+        return replace(self, fixed=fixed, weights=weights)
+
+    def _pose(self, parameters: Tensor) -> Float[Tensor, "m 4 4"]:
+        eta = parameters[:, :6]
+        if self.relative is None:
+            return self.drr.pose(eta)
+        pose = self.drr.with_carm(self.first).pose(eta)
+        return pose @ self.relative.to(pose)
+
+    def _frames(self, pose: Tensor, parameters: Tensor) -> Float[Tensor, "m k 12"]:
+        if self.freed is None:
+            return self.drr.frames(pose)[0]
+        own = [self.drr.with_carm(self.freed(row[6:])) for row in parameters]
+        return torch.stack([one.frames(p)[0] for one, p in zip(own, pose, strict=True)])
+
+
+class Linear(NamedTuple):
+    """What one march tells of a view: images [m, pixels], their derivative [m, pixels, n]."""
+
+    image: Float[Tensor, "m pixels"]
+    jacobian: Float[Tensor, "m pixels n"]
+
+
+class Objective:
+    """Mean loss over the views of rows of parameters, and how many images it took.
+
+    Args:
+        sights: The views.
+        loss: A loss of `similarity.LOSSES`, or one of its signature. Second-order steps do not
+            look at it: see `Sight.grey`.
+
+    Attributes:
+        renders: Images of each view rendered so far.
+    """
+
+    def __init__(self, sights: Sequence[Sight], loss: Loss = zncc_loss):
+        self.sights, self.loss = tuple(sights), loss
+        self._count = [0]  # shared with `rows`
+
+    @property
+    def renders(self) -> int:
+        return self._count[0]
+
+    def rows(self, rows: Int[Tensor, " r"]) -> "Objective":
+        """The same for some of the images, which may repeat; its renders count here, too."""
+        return self.with_sights([s.rows(rows) for s in self.sights])
+
+    def with_sights(self, sights: Sequence[Sight]) -> "Objective":
+        """The same loss of views with other weights or images; renders count here, too."""
+        other = Objective(sights, self.loss)
+        other._count = self._count
+        return other
+
+    def images(self, parameters: Float[Tensor, "m n"]) -> list[Float[Tensor, "m pixels"]]:
+        """What each view shows."""
+        self._count[0] += len(parameters)
+        return [sight.render(parameters).flatten(1) for sight in self.sights]
+
+    def value(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
+        """Losses, float64, where the parameters are."""
+        self._count[0] += len(parameters)
+        total = 0.0
+        for sight in self.sights:
+            part = self.loss(sight.fixed, sight.render(parameters), sight.weights)
+            total = total + part.detach().double()
+        return (total / len(self.sights)).to(parameters.device)
+
+    def slope(
+        self, parameters: Float[Tensor, "m n"]
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m n"]]:
+        """Losses and their gradients, float64, where the parameters are.
+
+        The loss is differentiated by autograd as far as the image; from there on the sums of the
+        march and the derivatives of the frames, both in closed form, take over.
+        """
+        self._count[0] += len(parameters)
+        total, slope = 0.0, 0.0
+        for sight in self.sights:
+            march = sight.march(parameters)
+            with torch.enable_grad():
+                image = march.image.detach().requires_grad_()
+                part = self.loss(sight.fixed, image, sight.weights) / len(self.sights)
+                (grad,) = torch.autograd.grad(part.sum(), image)
+            pulled = march.pull(grad).to(parameters.device)
+            moved = sight.slopes(parameters).to(pulled)
+            total = total + part.detach().double().to(parameters.device)
+            slope = slope + torch.einsum("mnkq,mkq->mn", moved, pulled)
+        return total, slope
+
+    def finite_slope(
+        self, parameters: Float[Tensor, "m 6"]
+    ) -> tuple[Float[Tensor, " m"], Float[Tensor, "m 6"]]:
+        """As `slope`, by central differences: twelve images more."""
+        size = parameters.new_tensor(FINITE_STEPS)
+        move = torch.cat([torch.zeros(1, 6).to(size), torch.diag(size), -torch.diag(size)])
+        rows = (parameters + move[:, None]).reshape(-1, 6)  # [13 m, 6]
+        owner = torch.arange(len(parameters)).repeat(len(move))
+        value = self.rows(owner).value(rows).reshape(len(move), -1)
+        return value[0], ((value[1:7] - value[7:]) / (2 * size[:, None])).T
+
+    def linearize(self, parameters: Float[Tensor, "m n"]) -> list[Linear]:
+        """Image and derivative of each view, from one march."""
+        self._count[0] += len(parameters)
+        found = []
+        for sight in self.sights:
+            march = sight.march(parameters)
+            jacobian = march.jacobian(sight.slopes(parameters))
+            found.append(Linear(march.image.flatten(1), jacobian.flatten(1, 3)))
+        return found

@@ -1,0 +1,119 @@
+"""2D/3D registration that does not get lost, in one call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from drrlib.arrays import Numbers
+from drrlib.drr import DRR
+from drrlib.errors import ConfigError
+from drrlib.geometry import inverse
+from drrlib.optimize import Objective, covariance, normal_equations
+from drrlib.registration.descent import PAPER, descend
+from drrlib.registration.judge import hold
+from drrlib.registration.levels import level_sight
+from drrlib.registration.pipeline import RANGE, Registration
+from drrlib.registration.plan import Preset
+from drrlib.registration.result import RegistrationResult
+from drrlib.view import View, check_images, check_starts
+from drrlib.volume import Volume
+
+
+def register(
+    views: View | Sequence[View],
+    volume: Volume,
+    start: Numbers | None = None,
+    *,
+    preset: str | Preset = "robust",
+    search: tuple[float, float] = RANGE,
+    free: Sequence[str] = (),
+    loss: str | Callable = "zncc",
+    backend: str = "auto",
+) -> RegistrationResult:
+    """Find the pose of an X-ray image, and say how sure it is.
+
+    Args:
+        views: The X-ray image as line integrals with its C-arm; or several of one patient position,
+            whose `pose`s say how the cameras stood to each other.
+        volume: CT as attenuation.
+        start: Pose parameters eta of the first view to search around, [6], or several [s, 6];
+            None for what the first view knows.
+        preset: "robust" looks everywhere in the range and again where it is not sure, "fast"
+            tries less and stops at about 100 pixels across; "paper" is one start, one level and
+            250 steps of Adam without any search; or a `Preset`.
+        search: How far the pose may be from a start: each angle [rad] and each shift [mm].
+        free: Lengths of the C-arm to find with the pose at the finest level: "sdd", "delx",
+            "dely", "x0", "y0". One view holds their combination with the pose weakly: see
+            `condition`.
+        loss: "zncc", whose optimum Levenberg-Marquardt finds and outliers do not move; or another
+            name of `similarity.LOSSES` or a function (fixed, moving, weights) -> [n], by Adam
+            alone.
+        backend: As in `DRR`.
+
+    Returns:
+        The pose of the best place. `converged` is False where another place fits nearly as well,
+        where the images are unlike, or where the image does not hold the pose.
+
+    Raises:
+        ShapeError, ConfigError: what is wrong with which argument.
+    """
+    views = [views] if isinstance(views, View) else list(views)
+    for view in views:
+        if not isinstance(view, View):
+            raise ConfigError(
+                f"got a {type(view).__name__} for an X-ray image; expected View(image, carm)"
+            )
+    first, start = views[0], _start(views[0], volume, start)
+    if preset == "paper":
+        if len(views) > 1 or free or first.weights is not None:
+            raise ConfigError('preset "paper" takes one whole image and fixed lengths')
+        return _as_in_the_paper(first, volume, start, loss, backend)
+    relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
+    prepared = Registration(
+        volume, [v.carm for v in views], relatives=relatives, preset=preset, backend=backend
+    )
+    found = prepared(
+        [v.image for v in views], start.reshape(1, -1, 6), weights=[v.weights for v in views],
+        search=search, free=free, loss=loss,
+    )  # fmt: skip
+    return found[0]
+
+
+def _start(view: View, volume: Volume, start: Numbers | None):
+    """Where to look, [6] or [s, 6]."""
+    if start is not None:
+        return check_starts(start)
+    if view.start is not None:
+        return view.start
+    if view.pose is not None:
+        return view.carm.eta(view.pose, volume.center)
+    raise ConfigError(
+        "no start is given and the view knows none; pass start=eta(theta, phi, ..., degrees=True) "
+        "near the pose, such as eta() for a frontal view or eta(phi=90, degrees=True) for a lateral"
+    )
+
+
+def _check_poses(views: Sequence[View]) -> bool:
+    lacking = [k for k, view in enumerate(views) if view.pose is None]
+    if len(views) > 1 and lacking:
+        raise ConfigError(
+            f"views {lacking} of {len(views)} have no pose; expected world_from_camera for each, "
+            "in one frame, so that their places to each other are known"
+        )
+    return len(views) > 1
+
+
+def _as_in_the_paper(view: View, volume: Volume, start, loss, backend) -> RegistrationResult:
+    """One descent, and the paper's own criterion of success."""
+    drr = DRR(volume, view.carm, backend=backend)
+    found = descend(view, drr, start, loss=loss, schedule=PAPER).best
+    smooth = DRR(volume, view.carm, method="joseph", backend=backend)
+    images, _ = check_images(view.image, view.carm)
+    objective = Objective([level_sight(smooth, view.carm, images, None, 1)])
+    shown = objective.linearize(found.eta[None])
+    spreads = covariance(objective.sights, shown)[0]
+    curvature = normal_equations(objective.sights, shown).curvature[0]
+    held = hold(view.carm, volume.center, volume.targets, found.eta, curvature, spreads)
+    return replace(
+        found, converged=found.loss < PAPER.threshold, covariance=spreads, kept=1.0,
+        condition=held.condition, target_sd=held.target_sd, renders=found.renders + 1,
+    )  # fmt: skip
