@@ -85,9 +85,14 @@ def main(words: list[str] | None = None) -> int:
     print(f"{meter.name}, driver {meter.driver}, {_versions()}")
     print(f"copying a tensor moves {common['copy_bytes_per_s'] / 1e9:.0f} GB/s")
     jobs = plan(
-        options.volumes, options.sizes, options.batches, options.poses, options.table,
-        options.headline, options.shrink,
-    )  # fmt: skip
+        options.volumes,
+        options.sizes,
+        options.batches,
+        options.poses,
+        options.table,
+        options.headline,
+        options.shrink,
+    )
     rows, left_out, missing = run(jobs, options, budget, meter, common)
     gpu_report.final(rows, left_out, missing, meter.cuda, options.shrink)
     broken = [r for r in rows if r["library"] == "drrlib" and r["status"].startswith("failed")]
@@ -173,10 +178,15 @@ class Stage:
             interleave(ready, self.options.repeats, self.options.per_case)
         crossings = setting.views[0].crossings(self.scene.mu.shape, self.scene.affine)
         place = {
-            "what": job.what, "scene": self.scene.name, "pose": job.pose,
-            "volume": self.scene.volume, "detector": job.n, "batch": job.batch,
-            "patch": job.patch or "", "crossings_per_ray": round(crossings, 2),
-        }  # fmt: skip
+            "what": job.what,
+            "scene": self.scene.name,
+            "pose": job.pose,
+            "volume": self.scene.volume,
+            "detector": job.n,
+            "batch": job.batch,
+            "patch": job.patch or "",
+            "crossings_per_ray": round(crossings, 2),
+        }
         return [
             {**place, "versions": versions[c.library], **_times(c, errors.get(i))}
             for i, c in enumerate(cases)
@@ -189,10 +199,12 @@ def _times(case, error: float | None) -> dict:
     if case.status != "ok":
         return row
     row |= {
-        "wall_ms": round(case.median, 5), "wall_min_ms": round(min(case.times), 5),
-        "wall_mean_ms": round(statistics.mean(case.times), 5), "wall_sd_ms": round(case.sd, 5),
+        "wall_ms": round(case.median, 5),
+        "wall_min_ms": round(min(case.times), 5),
+        "wall_mean_ms": round(statistics.mean(case.times), 5),
+        "wall_sd_ms": round(case.sd, 5),
         "repeats": len(case.times),
-    }  # fmt: skip
+    }
     gpu = case.gpu_median
     row["gpu_ms"] = "" if gpu is None else round(gpu, 5)
     row["peak_bytes"] = "" if case.peak is None else case.peak

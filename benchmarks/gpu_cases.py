@@ -114,9 +114,8 @@ class DrrLibGpu:
 
         run = {IMAGE: images, JACOBIAN: jacobian}.get(job.what, gradient)
         return GpuCase(
-            self.library, variant, method, job.what, run, images, dtype=dtype,
-            meter=self.meter,
-        )  # fmt: skip
+            self.library, variant, method, job.what, run, images, dtype=dtype, meter=self.meter
+        )
 
 
 def _calls(setting: Setting, prepare: Callable[[], dict]) -> tuple[Callable, Callable]:
@@ -176,9 +175,14 @@ class DiffDrrGpu:
                     reorient=torch.eye(4)[None],
                 )
                 drr = self.make(
-                    subject, sdd=SDD, height=job.n, delx=DETECTOR / job.n, renderer=method,
-                    reverse_x_axis=False, patch_size=job.patch,
-                ).to(setting.pose.device)  # fmt: skip
+                    subject,
+                    sdd=SDD,
+                    height=job.n,
+                    delx=DETECTOR / job.n,
+                    renderer=method,
+                    reverse_x_axis=False,
+                    patch_size=job.patch,
+                ).to(setting.pose.device)
                 drr.density = mu  # the leaf itself, whatever the grad mode of this first call
                 state["render"] = lambda pose: drr(self.transform(pose))
                 state["leaf"] = mu if wants else None
@@ -252,9 +256,8 @@ class NanoDrrGpu:
 
         run, images = _calls(setting, prepare)
         return GpuCase(
-            self.library, variant, "trilinear", job.what, run, images, dtype=dtype,
-            meter=self.meter,
-        )  # fmt: skip
+            self.library, variant, "trilinear", job.what, run, images, dtype=dtype, meter=self.meter
+        )
 
     def _image(self, dtype: str) -> torch.Tensor:
         if dtype not in self.images:
@@ -265,10 +268,15 @@ class NanoDrrGpu:
     def _subject(self, image: torch.Tensor):
         affine = torch.from_numpy(self.scene.affine)
         subject = self.subject(
-            image, image.detach(), affine.float(), affine.inverse().float(),
-            self.subject._make_voxel_to_grid(image.shape), torch.zeros(3), max_label=0,
+            image,
+            image.detach(),
+            affine.float(),
+            affine.inverse().float(),
+            self.subject._make_voxel_to_grid(image.shape),
+            torch.zeros(3),
+            max_label=0,
             convert_to_mu=False,
-        )  # fmt: skip
+        )
         for name, buffer in subject.named_buffers():
             if buffer is not image:  # moving the volume itself would make a copy of a leaf
                 setattr(subject, name, buffer.to(image.device))

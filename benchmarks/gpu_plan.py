@@ -50,9 +50,14 @@ class Job:
 
 
 def plan(
-    volumes=tuple(VOLUMES), sizes=SIZES, batches=BATCHES, poses=POSES, table: bool = True,
-    headline: int = HEADLINE, shrink: int = 1,
-) -> list[Job]:  # fmt: skip
+    volumes=tuple(VOLUMES),
+    sizes=SIZES,
+    batches=BATCHES,
+    poses=POSES,
+    table: bool = True,
+    headline: int = HEADLINE,
+    shrink: int = 1,
+) -> list[Job]:
     """Jobs by importance. Each setting is varied alone around the headline case.
 
     The first volume and pose are the headline's. Other volumes come last, one after the other,
@@ -125,9 +130,12 @@ class Budget:
     NEW_VOLUME, COMPILING = 15.0, 40.0  # [s] before anything is known
 
     def __init__(
-        self, seconds: float, per_case: float, reserve: float = 10.0,
+        self,
+        seconds: float,
+        per_case: float,
+        reserve: float = 10.0,
         now: Callable[[], float] = time.monotonic,
-    ):  # fmt: skip
+    ):
         self.now, self.end, self.per_case = now, now() + seconds - reserve, per_case
         self.spent: dict[tuple, float] = {}
 

@@ -117,14 +117,15 @@ def _table_1(rows: list[dict], head: dict, shrink: int) -> None:
         shown = ""
         for library in names:
             found = [
-                r for r in rows
+                r
+                for r in rows
                 if (r["library"], r["method"], r["variant"], r["dtype"])
                 == (library, "siddon", "", "float32")
                 and (r["what"], r["pose"], r["volume"], r["batch"])
                 == (IMAGE, head["pose"], head["volume"], 1)
                 and (r["detector"], r["patch"] or None) == (n, patch)
                 and (r["status"] != "ok" or r["repeats"] == runs or shrink > 1)
-            ]  # fmt: skip
+            ]
             shown += f"{_mean(found[-1]) if found else '-':>20}"
         ours = f"{paper['value']:.4g} ± {(paper['high'] - paper['low']) / 2:.3g}"
         print(f"{item.removeprefix('Table 1, '):22}{quantity:14}{ours:>16}{shown}")
@@ -203,10 +204,12 @@ def _short(row: dict) -> str:
 
 def _own(rows: list[dict]) -> dict | None:
     fit = [
-        r for r in rows
+        r
+        for r in rows
         if (r["library"], r["method"], r["variant"], r["dtype"])
-        == ("drrlib", "siddon", "", "float32") and r["status"] == "ok"
-    ]  # fmt: skip
+        == ("drrlib", "siddon", "", "float32")
+        and r["status"] == "ok"
+    ]
     return fit[0] if fit else None
 
 

@@ -16,8 +16,11 @@ def measure(script: Path, options, peers: list[str]) -> list[dict]:
     wanted = [("drrlib", method, "image+gradient", top) for method in ("siddon", "joseph")]
     wanted += [("drrlib", "siddon", what, top) for what in ("image", "step")]
     for name, what in (
-        ("itk", "image"), ("rtk", "image"), ("diffdrr", "step"), ("nanodrr", "step")
-    ):  # fmt: skip
+        ("itk", "image"),
+        ("rtk", "image"),
+        ("diffdrr", "step"),
+        ("nanodrr", "step"),
+    ):
         if name in peers:
             wanted.append((name, None, what, min(top, LARGEST[name])))
     wanted.append(("drrlib", "siddon", "first image", 100))

@@ -25,10 +25,28 @@ def voxel_at(c0, m, t):
 
 @kernel
 def forward(
-    mu, geometry, frames, image, sums, own, stride, tiles, height, width, row0, col0, rows, cols,
-    JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, EXPLICIT: tl.constexpr,
-    RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+    mu,
+    geometry,
+    frames,
+    image,
+    sums,
+    own,
+    stride,
+    tiles,
+    height,
+    width,
+    row0,
+    col0,
+    rows,
+    cols,
+    JOSEPH: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    EXPLICIT: tl.constexpr,
+    RAYS: tl.constexpr,
+    LONG: tl.constexpr,
+    SPLIT: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
     """As `triton_kernels.forward` with one lane for each ray: JOSEPH is False, SPLIT is 1."""
     volume, pose, i, j, present = place(
         frames, own, tiles, row0, col0, rows, cols, tl.arange(0, RAYS), EXPLICIT, RAYS, LONG
@@ -81,9 +99,26 @@ def forward(
 
     pixel, added = pose * height * width + (i * width + j), (total, ay, by, az, bz)
     finish(
-        mu, geometry, image + pixel, sums + pixel * 6, present, added,
-        s, d, axes, first, last, span, cut, steps, line, JOSEPH, GRADIENT, RAYS, SPLIT,
-    )  # fmt: skip
+        mu,
+        geometry,
+        image + pixel,
+        sums + pixel * 6,
+        present,
+        added,
+        s,
+        d,
+        axes,
+        first,
+        last,
+        span,
+        cut,
+        steps,
+        line,
+        JOSEPH,
+        GRADIENT,
+        RAYS,
+        SPLIT,
+    )
 
 
 def march(grid: Grid, frames: Tensor, height: int, width: int, keep: bool) -> tuple[Tensor, Tensor]:
@@ -94,8 +129,18 @@ def march(grid: Grid, frames: Tensor, height: int, width: int, keep: bool) -> tu
     sums = torch.empty(len(frames), *kept, 6, device=frames.device)
     programs, told = cuda.layout(padded.values.shape, image.shape, height, width, LANES)
     forward[(programs,)](
-        mu=padded.values, geometry=padded.geometry, frames=frames, image=image, sums=sums,
-        row0=0, col0=0, rows=height, cols=width, JOSEPH=False, GRADIENT=keep, UNROLL=cuda.UNROLL,
+        mu=padded.values,
+        geometry=padded.geometry,
+        frames=frames,
+        image=image,
+        sums=sums,
+        row0=0,
+        col0=0,
+        rows=height,
+        cols=width,
+        JOSEPH=False,
+        GRADIENT=keep,
+        UNROLL=cuda.UNROLL,
         **told,
-    )  # fmt: skip
+    )
     return image, sums

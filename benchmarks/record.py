@@ -11,17 +11,58 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results.csv"
 COLUMNS = (
-    "date", "commit", "dirty", "device", "threads", "versions", "library", "variant", "method",
-    "what", "scene", "pose", "volume", "detector", "median_ms", "min_ms", "sd_ms", "repeats",
-    "bytes_per_ray", "rel_error",
-)  # fmt: skip
+    "date",
+    "commit",
+    "dirty",
+    "device",
+    "threads",
+    "versions",
+    "library",
+    "variant",
+    "method",
+    "what",
+    "scene",
+    "pose",
+    "volume",
+    "detector",
+    "median_ms",
+    "min_ms",
+    "sd_ms",
+    "repeats",
+    "bytes_per_ray",
+    "rel_error",
+)
 GPU_RESULTS = RESULTS.with_name("gpu_results.csv")
 GPU_COLUMNS = (
-    "date", "commit", "dirty", "device", "driver", "versions", "library", "variant", "method",
-    "dtype", "what", "scene", "pose", "volume", "detector", "batch", "patch", "status",
-    "gpu_ms", "wall_ms", "wall_min_ms", "wall_mean_ms", "wall_sd_ms", "repeats", "peak_bytes",
-    "rel_error", "crossings_per_ray", "copy_bytes_per_s",
-)  # fmt: skip
+    "date",
+    "commit",
+    "dirty",
+    "device",
+    "driver",
+    "versions",
+    "library",
+    "variant",
+    "method",
+    "dtype",
+    "what",
+    "scene",
+    "pose",
+    "volume",
+    "detector",
+    "batch",
+    "patch",
+    "status",
+    "gpu_ms",
+    "wall_ms",
+    "wall_min_ms",
+    "wall_mean_ms",
+    "wall_sd_ms",
+    "repeats",
+    "peak_bytes",
+    "rel_error",
+    "crossings_per_ray",
+    "copy_bytes_per_s",
+)
 
 
 def circumstances(threads: int) -> dict:

@@ -27,11 +27,25 @@ WARP, LONG = 32, 16  # lanes; those along the long side of a tile
 SECTOR = 32  # bytes that memory moves at once
 BRICK = 4  # voxels along an edge: 64 of them are two cache lines
 COLUMNS = (
-    "date", "commit", "dirty", "versions", "volume", "pose", "detector", "walk",
-    "crossings_per_ray", "turns_per_crossing", "instructions_75", "instructions_90",
-    "per_crossing_75", "per_crossing_90", "asked_rows", "asked_bricks", "fetched_rows",
+    "date",
+    "commit",
+    "dirty",
+    "versions",
+    "volume",
+    "pose",
+    "detector",
+    "walk",
+    "crossings_per_ray",
+    "turns_per_crossing",
+    "instructions_75",
+    "instructions_90",
+    "per_crossing_75",
+    "per_crossing_90",
+    "asked_rows",
+    "asked_bricks",
+    "fetched_rows",
     "fetched_bricks",
-)  # fmt: skip
+)
 
 
 class Slabs(NamedTuple):
@@ -162,11 +176,13 @@ def _in_order(walked: Slabs, visited: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _means(rays, crossings, turns, rows, rows_once, bricks, bricks_once) -> dict[str, float]:
     """Bytes: `asked` of the first cache, `fetched` by it if it keeps all that a tile needs."""
     return {
-        "crossings_per_ray": crossings / rays, "turns_per_crossing": turns / crossings,
-        "asked_rows": SECTOR * rows / crossings, "asked_bricks": SECTOR * bricks / crossings,
+        "crossings_per_ray": crossings / rays,
+        "turns_per_crossing": turns / crossings,
+        "asked_rows": SECTOR * rows / crossings,
+        "asked_bricks": SECTOR * bricks / crossings,
         "fetched_rows": SECTOR * rows_once / crossings,
         "fetched_bricks": SECTOR * bricks_once / crossings,
-    }  # fmt: skip
+    }
 
 
 def instructions(walk: str, pixels: int, capability: int) -> float:

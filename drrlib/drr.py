@@ -165,9 +165,13 @@ class DRR:
         """Images of `frames`, with what their derivatives by them are made of; without history."""
         rows = self.carm.height // frames.shape[1]
         image, sums = endpoint_gradients(
-            self.grid, frames.reshape(-1, 12), rows, self.carm.width,
-            method=self.method, backend=self.backend,
-        )  # fmt: skip
+            self.grid,
+            frames.reshape(-1, 12),
+            rows,
+            self.carm.width,
+            method=self.method,
+            backend=self.backend,
+        )
         image = image.reshape(len(frames), 1, self.carm.height, self.carm.width)
         return March(image, sums, self.grid, self.backend)
 

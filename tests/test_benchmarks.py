@@ -256,15 +256,17 @@ def test_crossings_are_counted():
     by_hand = []
     source = view.frame()[0] + 24
     for target in view.targets(np.array([7, 201, 230]), np.array([3, 180, 199])).reshape(-1, 3):
-        alpha = np.concatenate([(np.arange(49) - source[a]) / (target + 24 - source)[a]
-                                for a in range(3)])  # fmt: skip
+        alpha = np.concatenate(
+            [(np.arange(49) - source[a]) / (target + 24 - source)[a] for a in range(3)]
+        )
         points = source + np.sort(alpha)[:, None] * (target + 24 - source)
         middle = (points[1:] + points[:-1]) / 2
         by_hand.append(int(((middle > 0) & (middle < 48)).all(axis=1).sum()))
     seen = [
         _one_ray(view, i, j).crossings((48, 48, 48), affine)
-        for i in (7, 201, 230) for j in (3, 180, 199)
-    ]  # fmt: skip
+        for i in (7, 201, 230)
+        for j in (3, 180, 199)
+    ]
     assert seen == by_hand and max(seen) > 48 and min(seen) == 0
 
 
@@ -413,12 +415,25 @@ def _gpu_row(**words):
 
     row = dict.fromkeys(record.GPU_COLUMNS, "")
     row |= {
-        "library": "drrlib", "method": "siddon", "dtype": "float32", "what": "image",
-        "pose": "30/20", "volume": "512x512x133", "detector": 200, "batch": 1, "status": "ok",
-        "gpu_ms": 0.1, "wall_ms": 0.2, "wall_mean_ms": 0.25, "wall_sd_ms": 0.01, "repeats": 25,
-        "crossings_per_ray": 500.0, "copy_bytes_per_s": 2e12, "peak_bytes": 1_000_000,
+        "library": "drrlib",
+        "method": "siddon",
+        "dtype": "float32",
+        "what": "image",
+        "pose": "30/20",
+        "volume": "512x512x133",
+        "detector": 200,
+        "batch": 1,
+        "status": "ok",
+        "gpu_ms": 0.1,
+        "wall_ms": 0.2,
+        "wall_mean_ms": 0.25,
+        "wall_sd_ms": 0.01,
+        "repeats": 25,
+        "crossings_per_ray": 500.0,
+        "copy_bytes_per_s": 2e12,
+        "peak_bytes": 1_000_000,
         "rel_error": "1e-06",
-    }  # fmt: skip
+    }
     return row | words
 
 
@@ -475,8 +490,11 @@ def test_gpu_rows_are_written_after_each_job_and_old_rows_stay_valid(tmp_path, m
     assert tuple(rows[0]) == record.GPU_COLUMNS
     assert {r["status"] for r in rows} == {"ok"} and {r["commit"] for r in rows} == {"abc"}
     assert {r["what"] for r in rows} == {
-        "image", "image+pose gradient", "image+volume gradient", "image+jacobian"
-    }  # fmt: skip
+        "image",
+        "image+pose gradient",
+        "image+volume gradient",
+        "image+jacobian",
+    }
     assert {r["batch"] for r in rows} == {"1", "2"} and {r["driver"] for r in rows} == {"none"}
     assert all(float(r["wall_ms"]) > 0 and r["gpu_ms"] == "" for r in rows)
 

@@ -231,8 +231,9 @@ def test_march_pulls_gradients_back_to_the_frames():
             grad = torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64)
             frames = drr.frames(drr.pose(ETA))[0]
             march = drr.march(frames)
-            ours = torch.einsum("nkq,kq->n", drr.frames(carm.pose_slopes(ETA), False)[0][0],
-                                march.pull(grad)[0])  # fmt: skip
+            ours = torch.einsum(
+                "nkq,kq->n", drr.frames(carm.pose_slopes(ETA), False)[0][0], march.pull(grad)[0]
+            )
             leaf = ETA.clone().requires_grad_()
             (drr.at(leaf) * grad).sum().backward()
             assert worst(ours, leaf.grad[0]) < limit

@@ -155,8 +155,10 @@ def test_everything_is_escaped(root):
     (root / "data/paper_values.csv").write_text(VALUES.replace("Fig. 8", EVIL))
     evil = f"{EVIL} [x](javascript:alert(1)) ![x](https://e.org/x.png) $ {EVIL} $ <b onclick=x>"
     cells = [new_markdown_cell(f"## {evil}\n\n$$\n{EVIL}\n$$")]
-    nbformat.write(new_notebook(cells=[new_markdown_cell(f"# {evil}\n\n- **Needs**: {evil}"),
-                                       *cells]), root / "notebooks/07_small.ipynb")  # fmt: skip
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell(f"# {evil}\n\n- **Needs**: {evil}"), *cells]),
+        root / "notebooks/07_small.ipynb",
+    )
     (folder / "07_small.<script>.bin").write_text("")
     page = render(root)
     assert "script" not in page.tags and "img" in page.tags

@@ -64,10 +64,12 @@ class Detector:
     def window(self, top: int, left: int, height: int, width: int):
         """As `crop`, for a window that may reach beyond the detector."""
         return dataclasses.replace(
-            self, height=height, width=width,
+            self,
+            height=height,
+            width=width,
             x0=self.x0 + self.delx * (left + 0.5 * (width - self.width)),
             y0=self.y0 + self.dely * (top + 0.5 * (height - self.height)),
-        )  # fmt: skip
+        )
 
     def resize(self, height: int, width: int):
         """The same detector with other numbers of rows and columns, for a resampled image."""

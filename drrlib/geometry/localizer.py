@@ -63,9 +63,15 @@ class ScanProjection(Detector):
         """The row of the isocentre, as a C-arm whose detector has one row."""
         larger = self.sdd / self.sod
         return CArm(
-            self.sdd, self.sod, 1, self.width, self.delx * larger, self.dely,
-            x0=self.x0 * larger, flipped=self.flipped,
-        )  # fmt: skip
+            self.sdd,
+            self.sod,
+            1,
+            self.width,
+            self.delx * larger,
+            self.dely,
+            x0=self.x0 * larger,
+            flipped=self.flipped,
+        )
 
     @property
     def pixel(self) -> float:

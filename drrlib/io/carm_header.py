@@ -209,8 +209,11 @@ def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tup
         )
     texts = [letters] if isinstance(letters, str) else [str(x) for x in letters]
     if len(texts) != 2 or any(t[:1] not in _LETTERS for t in texts):
-        raise _unusable("PatientOrientation", "; or pass gamma=... [rad] and flipped=...",
-                        "two of the letters A, P, L, R, H, F")  # fmt: skip
+        raise _unusable(
+            "PatientOrientation",
+            "; or pass gamma=... [rad] and flipped=...",
+            "two of the letters A, P, L, R, H, F",
+        )
     wanted = torch.tensor([_LETTERS[t[0]] for t in texts], dtype=torch.float64)
     fits = []
     mirrors = (False, True) if flipped is None else (flipped,)

@@ -149,10 +149,14 @@ class CmaEs:
         seed = [self.seed, number] if isinstance(self.seed, int) else [self.seed[number]]
         dice = np.random.default_rng(seed)
         options = dict(
-            randn=lambda *shape: dice.standard_normal(shape), seed=math.nan,  # no global state
-            verbose=-9, verb_log=0, signals_filename="",
-            tolx=_STEP_TOLERANCE, tolfun=_LOSS_TOLERANCE,
-        )  # fmt: skip
+            randn=lambda *shape: dice.standard_normal(shape),
+            seed=math.nan,  # no global state
+            verbose=-9,
+            verb_log=0,
+            signals_filename="",
+            tolx=_STEP_TOLERANCE,
+            tolfun=_LOSS_TOLERANCE,
+        )
         if self.population is not None:
             options["popsize"] = self.population
         strategy = _pycma().CMAEvolutionStrategy(np.zeros(6), 1.0, options)

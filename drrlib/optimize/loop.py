@@ -83,8 +83,12 @@ def search_level(
         own = objective.rows(torch.tensor([i]))
         runs[i] = method.search(
             lambda eta, own=own: own.value(eta).cpu(),
-            search.eta[i], steps, search.threshold, scale, i,
-        )  # fmt: skip
+            search.eta[i],
+            steps,
+            search.threshold,
+            scale,
+            i,
+        )
     if runs:
         search.record_runs(runs)
 

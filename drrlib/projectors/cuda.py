@@ -66,23 +66,44 @@ def project(
 
 
 def march(
-    grid: Grid, frames: Tensor, height: int, width: int, method: str, keep: bool,
+    grid: Grid,
+    frames: Tensor,
+    height: int,
+    width: int,
+    method: str,
+    keep: bool,
     patch_size: int | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Images [b, height, width], and dE/dsource, dE/dtarget [b, height, width, 6] if `keep`."""
     padded = grid.padded()
     patch = patch_size or max(height, width)
     return cuda_project(
-        grid.mu, padded.values, padded.geometry, padded.whole, frames, height, width,
-        method == "joseph", keep, patch,
-    )  # fmt: skip
+        grid.mu,
+        padded.values,
+        padded.geometry,
+        padded.whole,
+        frames,
+        height,
+        width,
+        method == "joseph",
+        keep,
+        patch,
+    )
 
 
 @torch.library.custom_op("drrlib::cuda_project", mutates_args=())
 def cuda_project(
-    mu: Tensor, values: Tensor, geometry: Tensor, whole: Tensor, frames: Tensor,
-    height: int, width: int, joseph: bool, keep: bool, patch: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    mu: Tensor,
+    values: Tensor,
+    geometry: Tensor,
+    whole: Tensor,
+    frames: Tensor,
+    height: int,
+    width: int,
+    joseph: bool,
+    keep: bool,
+    patch: int,
+) -> tuple[Tensor, Tensor]:
     """`march` on tensors: mu only takes the gradient, values is its padded copy.
 
     Of a stack of v volumes [v, x, y, z] each has b / v of the frames, one volume after the other.
@@ -277,9 +298,8 @@ def program(rays: int, split: int) -> dict[str, object]:
 
 
 def layout(
-    stack: torch.Size, shape: torch.Size, rows: int, cols: int,
-    lanes: tuple[int, int] | None = None,
-) -> tuple[int, dict[str, object]]:  # fmt: skip
+    stack: torch.Size, shape: torch.Size, rows: int, cols: int, lanes: tuple[int, int] | None = None
+) -> tuple[int, dict[str, object]]:
     """How many programs take a window of images [batch, height, width] of volumes [*v, x, y, z],
     and what they are told; with other lanes than those of `tiling`."""
     batch, height, width = shape
@@ -289,9 +309,13 @@ def layout(
     explicit = height * width == 1
     tiles = -(-own // rays) if explicit else _tiles(rows, cols, _LONG, rays // _LONG)
     told = dict(
-        own=own, stride=math.prod(stack[-3:]), tiles=tiles, height=height, width=width,
+        own=own,
+        stride=math.prod(stack[-3:]),
+        tiles=tiles,
+        height=height,
+        width=width,
         EXPLICIT=explicit,
-    )  # fmt: skip
+    )
     return (volumes if explicit else batch) * tiles, {**told, **program(rays, split)}
 
 
@@ -304,10 +328,20 @@ def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
         return
     with _on(values.device):
         triton_kernels.forward[(programs,)](
-            mu=values, geometry=geometry, frames=frames.contiguous(), image=image, sums=sums,
-            row0=row0, col0=col0, rows=rows, cols=cols,
-            JOSEPH=joseph, GRADIENT=keep, UNROLL=UNROLL, **told,
-        )  # fmt: skip
+            mu=values,
+            geometry=geometry,
+            frames=frames.contiguous(),
+            image=image,
+            sums=sums,
+            row0=row0,
+            col0=col0,
+            rows=rows,
+            cols=cols,
+            JOSEPH=joseph,
+            GRADIENT=keep,
+            UNROLL=UNROLL,
+            **told,
+        )
 
 
 def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
@@ -318,9 +352,15 @@ def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
         return
     with _on(grad.device):
         triton_adjoint.adjoint[(programs,)](
-            grad=grad, geometry=whole, frames=frames.contiguous(), scale=scale, out=out,
-            JOSEPH=joseph, FIXED=fixed, **told,
-        )  # fmt: skip
+            grad=grad,
+            geometry=whole,
+            frames=frames.contiguous(),
+            scale=scale,
+            out=out,
+            JOSEPH=joseph,
+            FIXED=fixed,
+            **told,
+        )
 
 
 def _reduce(grad: Tensor, sums: Tensor) -> Tensor:

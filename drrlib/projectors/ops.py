@@ -311,9 +311,16 @@ def _cpu_forward(
             for left in range(0, width, patch):
                 window = np.array([top, left, min(patch, height - top), min(patch, width - left)])
                 cpu_kernels.forward(
-                    padded.values.numpy(), padded.count, frames, grid.metric.numpy(),
-                    method == "joseph", window, image.numpy(), sums.numpy(), by_rows,
-                )  # fmt: skip
+                    padded.values.numpy(),
+                    padded.count,
+                    frames,
+                    grid.metric.numpy(),
+                    method == "joseph",
+                    window,
+                    image.numpy(),
+                    sums.numpy(),
+                    by_rows,
+                )
     return image, sums
 
 
@@ -334,9 +341,8 @@ def _cpu_adjoint(grid: Grid, frames: Tensor, grad: Tensor, method: str) -> Tenso
     out = np.zeros([n + 3 for n in grid.shape])
     with _announce(cpu_adjoint.adjoint):
         cpu_adjoint.adjoint(
-            grad.numpy(), np.array(grid.shape), frames, grid.metric.numpy(),
-            method == "joseph", out,
-        )  # fmt: skip
+            grad.numpy(), np.array(grid.shape), frames, grid.metric.numpy(), method == "joseph", out
+        )
     return torch.from_numpy(out[1:-2, 1:-2, 1:-2]).to(grid.mu.dtype)
 
 

@@ -13,9 +13,13 @@ RAYS = 4096
 
 
 def images(
-    grid: Grid, frames: Float[Tensor, "b 12"], height: int, width: int, method: str,
+    grid: Grid,
+    frames: Float[Tensor, "b 12"],
+    height: int,
+    width: int,
+    method: str,
     patch_size: int | None,
-) -> Float[Tensor, "b height width"]:  # fmt: skip
+) -> Float[Tensor, "b height width"]:
     """Line integrals of one volume from each frame (voxel coordinates) to its pixels."""
     source, target = _pixels(frames, height, width)
     if patch_size is None:
@@ -35,9 +39,12 @@ def images(
 
 
 def rays(
-    grid: Grid, source: Float[Tensor, "ray 3"], target: Float[Tensor, "ray 3"], method: str,
+    grid: Grid,
+    source: Float[Tensor, "ray 3"],
+    target: Float[Tensor, "ray 3"],
+    method: str,
     most: int = RAYS,
-) -> Float[Tensor, " ray"]:  # fmt: skip
+) -> Float[Tensor, " ray"]:
     """Line integrals of segments in voxel coordinates, at most so many at a time.
 
     Their tables are made again for the backward pass, not kept.

@@ -41,10 +41,23 @@ def spread_slab(
 
 @kernel
 def adjoint(
-    grad, geometry, frames, scale, out, own, stride, tiles, height, width,
-    JOSEPH: tl.constexpr, FIXED: tl.constexpr, EXPLICIT: tl.constexpr,
-    RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
+    grad,
+    geometry,
+    frames,
+    scale,
+    out,
+    own,
+    stride,
+    tiles,
+    height,
+    width,
+    JOSEPH: tl.constexpr,
+    FIXED: tl.constexpr,
+    EXPLICIT: tl.constexpr,
+    RAYS: tl.constexpr,
+    LONG: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
     """Volume gradient of a batch of images; one program per tile.
 
     Args:

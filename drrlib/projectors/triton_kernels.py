@@ -135,9 +135,26 @@ def add_lanes(x, RAYS: tl.constexpr, SPLIT: tl.constexpr):
 
 @kernel
 def finish(
-    mu, geometry, image, sums, keep, added, s, d, axes, first, last, span, cut, steps, line,
-    JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, RAYS: tl.constexpr, SPLIT: tl.constexpr,
-):  # fmt: skip
+    mu,
+    geometry,
+    image,
+    sums,
+    keep,
+    added,
+    s,
+    d,
+    axes,
+    first,
+    last,
+    span,
+    cut,
+    steps,
+    line,
+    JOSEPH: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    RAYS: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
     """Store the value of each ray, and its endpoint gradients, from what its lanes added up.
 
     Args:
@@ -185,10 +202,28 @@ def finish(
 
 @kernel
 def forward(
-    mu, geometry, frames, image, sums, own, stride, tiles, height, width, row0, col0, rows, cols,
-    JOSEPH: tl.constexpr, GRADIENT: tl.constexpr, EXPLICIT: tl.constexpr,
-    RAYS: tl.constexpr, LONG: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+    mu,
+    geometry,
+    frames,
+    image,
+    sums,
+    own,
+    stride,
+    tiles,
+    height,
+    width,
+    row0,
+    col0,
+    rows,
+    cols,
+    JOSEPH: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    EXPLICIT: tl.constexpr,
+    RAYS: tl.constexpr,
+    LONG: tl.constexpr,
+    SPLIT: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
     """Render a window of the detectors, and keep the endpoint gradients; one program per tile.
 
     Args:
@@ -230,6 +265,23 @@ def forward(
 
     pixel, added = pose * height * width + (i * width + j), (total, ay, by, az, bz)
     finish(
-        mu, geometry, image + pixel, sums + pixel * 6, present & (slab == 0), added,
-        s, d, axes, first, last, span, cut, steps, line, JOSEPH, GRADIENT, RAYS, SPLIT,
-    )  # fmt: skip
+        mu,
+        geometry,
+        image + pixel,
+        sums + pixel * 6,
+        present & (slab == 0),
+        added,
+        s,
+        d,
+        axes,
+        first,
+        last,
+        span,
+        cut,
+        steps,
+        line,
+        JOSEPH,
+        GRADIENT,
+        RAYS,
+        SPLIT,
+    )

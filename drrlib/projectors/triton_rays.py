@@ -34,9 +34,18 @@ def from_axes(a0, a1, xa, xb, xc):
 
 @kernel
 def place(
-    frames, own, tiles, row0, col0, rows, cols, ray,
-    EXPLICIT: tl.constexpr, RAYS: tl.constexpr, LONG: tl.constexpr,
-):  # fmt: skip
+    frames,
+    own,
+    tiles,
+    row0,
+    col0,
+    rows,
+    cols,
+    ray,
+    EXPLICIT: tl.constexpr,
+    RAYS: tl.constexpr,
+    LONG: tl.constexpr,
+):
     """Volume of this program; pose, row and column of its rays, and whether there is such a pixel.
 
     A tile has LONG x RAYS / LONG pixels of one pose. Its long side, along which rays are counted,

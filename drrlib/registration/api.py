@@ -72,9 +72,13 @@ def register(
         volume, [v.carm for v in views], relatives=relatives, preset=preset, backend=backend
     )
     found = prepared(
-        [v.image for v in views], start.reshape(1, -1, 6), weights=[v.weights for v in views],
-        search=search, free=free, loss=loss,
-    )  # fmt: skip
+        [v.image for v in views],
+        start.reshape(1, -1, 6),
+        weights=[v.weights for v in views],
+        search=search,
+        free=free,
+        loss=loss,
+    )
     return found[0]
 
 
@@ -114,6 +118,11 @@ def _as_in_the_paper(view: View, volume: Volume, start, loss, backend) -> Regist
     curvature = normal_equations(objective.sights, shown).curvature[0]
     held = hold(view.carm, volume.center, volume.targets, found.eta, curvature, spreads)
     return replace(
-        found, converged=found.loss < PAPER.threshold, covariance=spreads, kept=1.0,
-        condition=held.condition, target_sd=held.target_sd, renders=found.renders + 1,
-    )  # fmt: skip
+        found,
+        converged=found.loss < PAPER.threshold,
+        covariance=spreads,
+        kept=1.0,
+        condition=held.condition,
+        target_sd=held.target_sd,
+        renders=found.renders + 1,
+    )

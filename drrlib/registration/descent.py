@@ -154,10 +154,15 @@ def descend(
             bar.update(steps)
         else:
             descend_level(
-                search, objective, method, steps,
+                search,
+                objective,
+                method,
+                steps,
                 lambda step, most, scale=scale, fall=fall: scale * fall(step, most),
-                derivative=derivative, graph=graph, bar=bar,
-            )  # fmt: skip
+                derivative=derivative,
+                graph=graph,
+                bar=bar,
+            )
         search.leave()
         renders += objective.renders / binning**2
     bar.close()

@@ -299,11 +299,18 @@ def _refined(
         return torch.autograd.grad(residual(rows).diagonal().sum(), rows)[0].numpy()
 
     found = least_squares(
-        value, np.zeros(6), slope,
+        value,
+        np.zeros(6),
+        slope,
         # SciPy's "lm" takes no robust loss; its trust region without bounds is the same idea.
-        method="lm" if huber is None else "trf", loss="linear" if huber is None else "huber",
-        f_scale=huber or 1.0, xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=500,
-    )  # fmt: skip
+        method="lm" if huber is None else "trf",
+        loss="linear" if huber is None else "huber",
+        f_scale=huber or 1.0,
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
+        max_nfev=500,
+    )
     return moved(torch.from_numpy(found.x)[None])[0], float(found.cost)
 
 
@@ -315,8 +322,10 @@ def _start_pose(carm: CArm, start: Tensor, center: Tensor | None) -> Float[Tenso
     if tuple(start.shape) != (6,):
         raise ShapeError(f"start has shape {tuple(start.shape)}; expected [4, 4] or eta [6]")
     if center is None:
-        raise ConfigError("start is an eta, which stands for a pose about a volume's centre; pass "
-                          "center=volume.center")  # fmt: skip
+        raise ConfigError(
+            "start is an eta, which stands for a pose about a volume's centre; pass "
+            "center=volume.center"
+        )
     _check_finite(start=start)
     return carm.pose(start, center.detach().cpu()).detach()
 

@@ -139,9 +139,11 @@ class Registration:
             if not doubtful:
                 break
             more = replace(
-                plan, rotations=plan.rotations * _AGAIN**attempt, kept=2 * plan.kept,
+                plan,
+                rotations=plan.rotations * _AGAIN**attempt,
+                kept=2 * plan.kept,
                 seed=plan.seed + attempt,
-            )  # fmt: skip
+            )
             again = self._attempt(
                 more,
                 [x[doubtful] for x in fixed],
@@ -192,10 +194,11 @@ class Registration:
         return [
             replace(
                 self._judged(result, start[t], places[t], coarse.eta[t], task),
-                path=stages[t], renders=float(renders) / len(start),
+                path=stages[t],
+                renders=float(renders) / len(start),
             )
             for t, result in enumerate(found)
-        ]  # fmt: skip
+        ]
 
     def _fine(self, level, fixed, weights, rows, owner, rounds, task) -> Refined:
         """Rows of parameters, refined at a level."""
@@ -236,20 +239,29 @@ class Registration:
         outside = beyond(self._pose(start), result.pose, shift, task.search)
         converged, reason = judge(result.loss, result.kept, gap, result.target_sd, outside)
         return replace(
-            result, converged=converged, reason=reason, gap=gap, agreement=agreement,
-            places=places.parameters[:, :6], misfits=places.misfit,
-        )  # fmt: skip
+            result,
+            converged=converged,
+            reason=reason,
+            gap=gap,
+            agreement=agreement,
+            places=places.parameters[:, :6],
+            misfits=places.misfit,
+        )
 
     def _sweep(self, plan, objective: Objective, start, task) -> Candidates:
         """The best of the poses tried around every start."""
         first, (turn, shift) = objective.sights[0], task.search
         tries = [
             sweep(
-                first.drr, first.fixed, first.weights, start[:, s],
-                spread(plan.rotations, turn, shift, plan.seed + s), shift,
+                first.drr,
+                first.fixed,
+                first.weights,
+                start[:, s],
+                spread(plan.rotations, turn, shift, plan.seed + s),
+                shift,
             )
             for s in range(start.shape[1])
-        ]  # fmt: skip
+        ]
         loss = 1 - torch.cat([x.zncc for x in tries], dim=1)
         eta, loss = lowest(torch.cat([x.eta for x in tries], dim=1), loss)
         return Candidates(eta[:, : plan.kept], loss[:, : plan.kept], sum(x.renders for x in tries))

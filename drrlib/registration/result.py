@@ -136,9 +136,12 @@ class RegistrationResult:
         if trace is not None:
             trace = Trace(trace.eta[:, index], trace.loss[:, index], trace.level)
         return dataclasses.replace(
-            self, **own, loss=float(self.loss[index]), converged=bool(self.converged[index]),
+            self,
+            **own,
+            loss=float(self.loss[index]),
+            converged=bool(self.converged[index]),
             trace=trace,
-        )  # fmt: skip
+        )
 
     @property
     def best(self) -> "RegistrationResult":

@@ -150,9 +150,14 @@ def refine(
     if grey != LINE:
         loss = 1 - (1 - 2 * loss).clamp_min(0).sqrt()  # 1 - R, which for a line is 1 - ZNCC
     return Refined(
-        parameters, loss, misfit(fits, owner), torch.stack(kept).mean(dim=0).double().cpu(),
-        objective.renders - before, weighted, shown,
-    )  # fmt: skip
+        parameters,
+        loss,
+        misfit(fits, owner),
+        torch.stack(kept).mean(dim=0).double().cpu(),
+        objective.renders - before,
+        weighted,
+        shown,
+    )
 
 
 def refine_by_descent(

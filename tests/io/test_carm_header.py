@@ -70,10 +70,15 @@ FRONTAL = {
 @pytest.mark.parametrize("behind", [False, True])
 def test_patient_orientation_settles_turn_and_flip(letters, behind):
     """Whether the detector is in front of the patient or behind, the picture lies as stored."""
-    made = start_from_dicom(xray_header(
-        PatientOrientation=list(letters), PositionerPrimaryAngle=180 if behind else 0,
-        PositionerSecondaryAngle=0, FieldOfViewRotation=90, PatientPosition="FFS",
-    ))  # fmt: skip
+    made = start_from_dicom(
+        xray_header(
+            PatientOrientation=list(letters),
+            PositionerPrimaryAngle=180 if behind else 0,
+            PositionerSecondaryAngle=0,
+            FieldOfViewRotation=90,
+            PatientPosition="FFS",
+        )
+    )
     # By hand: rows x columns point away from the source, unless the picture is mirrored.
     mirrored = "".join(letters) in ("RF", "LH", "HR", "FL")
     assert made[0].flipped == (mirrored != behind)
@@ -114,8 +119,10 @@ def test_orientation_that_cannot_be_is_refused():
 @pytest.mark.parametrize("position", ["HFS", "HFP", "HFDL", ""])
 def test_head_first_positions_change_nothing(position):
     """The angles are with respect to the patient, PS3.3 C.8.7.5.1.2."""
-    assert torch.equal(start_from_dicom(xray_header(PatientPosition=position))[1],
-                       start_from_dicom(xray_header())[1])  # fmt: skip
+    assert torch.equal(
+        start_from_dicom(xray_header(PatientPosition=position))[1],
+        start_from_dicom(xray_header())[1],
+    )
 
 
 @pytest.mark.parametrize("position", ["FFS", "FFP", "LFS", "AFDR"])
@@ -235,9 +242,11 @@ def test_dicom_turn_and_flip():
     head = CENTER + torch.tensor([0.0, 0.0, 10.0])
     for flip, column in (("NO", 1), ("YES", -1)):
         header = xray_header(
-            FieldOfViewRotation=90, FieldOfViewHorizontalFlip=flip,
-            PositionerPrimaryAngle=0, PositionerSecondaryAngle=0,
-        )  # fmt: skip
+            FieldOfViewRotation=90,
+            FieldOfViewHorizontalFlip=flip,
+            PositionerPrimaryAngle=0,
+            PositionerSecondaryAngle=0,
+        )
         carm, eta = carm_from_dicom(header)
         _close(eta, [0, 0, H, 0, 0, 0])
         seen = carm.project(head[None], carm.pose(eta[None], CENTER))[0, 0]
@@ -255,9 +264,12 @@ def test_dicom_angles_of_a_frame():
         PositionerSecondaryAngleIncrement=[0, -1, -4],
     )
     for header, frame, angles in (
-        (mean, 0, (20, -30)), (mean, 2, (18, -26)), (offsets, 0, (20, -30)),
-        (offsets, 2, (16, -25)), (xray_header(NumberOfFrames=3), 2, (20, -30)),
-    ):  # fmt: skip
+        (mean, 0, (20, -30)),
+        (mean, 2, (18, -26)),
+        (offsets, 0, (20, -30)),
+        (offsets, 2, (16, -25)),
+        (xray_header(NumberOfFrames=3), 2, (20, -30)),
+    ):
         _close(carm_from_dicom(header, frame=frame)[1][:2].rad2deg(), list(angles))
     with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
         carm_from_dicom(mean, frame=3)

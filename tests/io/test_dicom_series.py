@@ -154,9 +154,13 @@ REFUSALS = {
 def test_refusals_name_the_series_and_never_the_patient(series, name):
     folder, files, edit = series
     edit(
-        None, PatientName="SECRET^NAME", PatientID="SECRET-ID", PatientBirthDate="19310203",
-        StudyDate="20191224", InstitutionName="SECRET HOSPITAL",
-    )  # fmt: skip
+        None,
+        PatientName="SECRET^NAME",
+        PatientID="SECRET-ID",
+        PatientBirthDate="19310203",
+        StudyDate="20191224",
+        InstitutionName="SECRET HOSPITAL",
+    )
     damage, message = REFUSALS[name]
     damage(files, edit)
     with pytest.raises(DicomError, match=message) as caught:

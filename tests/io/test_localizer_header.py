@@ -21,11 +21,19 @@ def _close(actual, expected, atol=1e-9):
 
 def _header(**changes):
     values = dict(
-        Modality="CT", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], Rows=4, Columns=6,
-        ImagePositionPatient=[0, -5, 60], ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
-        PixelSpacing=[3, 2], DistanceSourceToDetector=1000, DistanceSourceToPatient=600,
-        AngularPosition=90, PatientPosition="HFS", GantryDetectorTilt=0,
-    )  # fmt: skip
+        Modality="CT",
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+        Rows=4,
+        Columns=6,
+        ImagePositionPatient=[0, -5, 60],
+        ImageOrientationPatient=[0, 1, 0, 0, 0, -1],
+        PixelSpacing=[3, 2],
+        DistanceSourceToDetector=1000,
+        DistanceSourceToPatient=600,
+        AngularPosition=90,
+        PatientPosition="HFS",
+        GantryDetectorTilt=0,
+    )
     header = pydicom.Dataset()
     for key, value in {**values, **changes}.items():
         if value is not None:
@@ -47,19 +55,27 @@ def test_header_by_hand():
 
 # Where the tube stands in the patient: DICOM PS3.3 C.7.3.1.1.2 and C.8.15.3.8, by hand.
 SIDES = {
-    ("HFS", 0): (0, -1, 0), ("HFS", 90): (1, 0, 0), ("HFS", 180): (0, 1, 0),
-    ("HFP", 0): (0, 1, 0), ("HFP", 90): (-1, 0, 0), ("FFS", 0): (0, -1, 0),
-    ("FFS", 90): (-1, 0, 0), ("FFP", 0): (0, 1, 0), ("FFP", 90): (1, 0, 0),
-}  # fmt: skip
+    ("HFS", 0): (0, -1, 0),
+    ("HFS", 90): (1, 0, 0),
+    ("HFS", 180): (0, 1, 0),
+    ("HFP", 0): (0, 1, 0),
+    ("HFP", 90): (-1, 0, 0),
+    ("FFS", 0): (0, -1, 0),
+    ("FFS", 90): (-1, 0, 0),
+    ("FFP", 0): (0, 1, 0),
+    ("FFP", 90): (1, 0, 0),
+}
 
 
 @pytest.mark.parametrize("position,angle", SIDES)
 def test_the_side_of_the_tube(position, angle):
     across = [0, 1, 0] if angle == 90 else [1, 0, 0]
     header = _header(
-        PatientPosition=position, AngularPosition=None, TubeAngle=angle,
+        PatientPosition=position,
+        AngularPosition=None,
+        TubeAngle=angle,
         ImageOrientationPatient=[*across, 0, 0, -1],
-    )  # fmt: skip
+    )
     scan, pose = localizer_from_dicom(header)
     _close(pose[:3, 2], [-float(x) for x in SIDES[position, angle]])
     assert abs(float(pose[:3, :3].det()) - 1) < 1e-12

@@ -140,10 +140,21 @@ def test_error_table_by_hand():
     )
     table = error_table(trials, ["method"])
     assert list(table) == [
-        "method", "trials", "successes", "rate_percent", "low_percent", "high_percent",
-        "mtre_median_mm", "mtre_p95_mm", "success_mtre_median_mm", "success_mtre_p95_mm",
-        "rotation_in_plane_median_deg", "depth_median_mm", "renders_median", "capture_range_mm",
-    ]  # fmt: skip
+        "method",
+        "trials",
+        "successes",
+        "rate_percent",
+        "low_percent",
+        "high_percent",
+        "mtre_median_mm",
+        "mtre_p95_mm",
+        "success_mtre_median_mm",
+        "success_mtre_p95_mm",
+        "rotation_in_plane_median_deg",
+        "depth_median_mm",
+        "renders_median",
+        "capture_range_mm",
+    ]
     a, b = (row for _, row in table.iterrows())
     low, high = wilson(3, 5)
     assert (a["method"], a["trials"], a["successes"]) == ("a", 5, 3)

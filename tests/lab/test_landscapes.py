@@ -193,8 +193,13 @@ def test_panels_and_surfaces_show_the_table():
     assert grid[3, 0] == pytest.approx(0.9) and grid[2, 2] == 0
     figure = draw.landscape_panels(table, "zncc", label="loss [-]")
     assert [axis.get_xlabel() for axis in figure.axes[:6]] == [
-        "theta [deg]", "theta [deg]", "phi [deg]", "bx [mm]", "bx [mm]", "by [mm]",
-    ]  # fmt: skip
+        "theta [deg]",
+        "theta [deg]",
+        "phi [deg]",
+        "bx [mm]",
+        "bx [mm]",
+        "by [mm]",
+    ]
     surfaces = draw.landscape_surfaces(table, {"zncc": "1 - ZNCC", "l2": "L2"})
     assert len(surfaces.data) == 12
     assert [trace.visible for trace in surfaces.data] == [True] * 6 + [False] * 6

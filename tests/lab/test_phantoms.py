@@ -254,8 +254,11 @@ def test_the_bits_do_not_depend_on_threads():
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     one, four = (
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, **dict.fromkeys(names, n)},
-            check=True, capture_output=True,
-        ).stdout for n in "14"
-    )  # fmt: skip
+            [sys.executable, "-c", code],
+            env={**os.environ, **dict.fromkeys(names, n)},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for n in "14"
+    )
     assert len(one) == skull(6.0).hu.nbytes and one == four

@@ -72,8 +72,10 @@ def test_turntable_has_a_slider_step_for_each_image():
         png = base64.b64decode(frame.data[0].source.split(",")[1])
         grey.append(np.asarray(PIL.Image.open(io.BytesIO(png))))
     assert [(g.shape[:2], g.min(), g.max()) for g in grey] == [
-        ((4, 5), 0, 0), ((4, 5), 128, 128), ((4, 5), 255, 255),
-    ]  # fmt: skip
+        ((4, 5), 0, 0),
+        ((4, 5), 128, 128),
+        ((4, 5), 255, 255),
+    ]
 
 
 def test_checkerboard_takes_both_in_turn():

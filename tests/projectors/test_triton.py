@@ -32,11 +32,14 @@ def test_in_the_interpreter(backend):
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
     runs = [
         subprocess.Popen(
-            [*command, *(f"tests/{name}" for name in part)], cwd=ROOT, text=True,
-            env={**os.environ, "TRITON_INTERPRET": "1"}, stdout=subprocess.PIPE,
+            [*command, *(f"tests/{name}" for name in part)],
+            cwd=ROOT,
+            text=True,
+            env={**os.environ, "TRITON_INTERPRET": "1"},
+            stdout=subprocess.PIPE,
         )
         for part in parts
-    ]  # fmt: skip
+    ]
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], "\n".join(x[-6000:] for x in said)
     passed = sum(int(re.search(r"(\d+) passed", x).group(1)) for x in said)

@@ -200,9 +200,12 @@ def test_a_search_without_gradients_over_levels(volume):
     assert both.trace.level.tolist() == [2] * 150 + [1] * 100
     for i in range(2):
         alone = _descend(
-            _fixed(volume, true[i : i + 1]), volume, true[i] + 0.05,
-            optimizer=CmaEs(seed=(7 + i,)), **options,
-        )  # fmt: skip
+            _fixed(volume, true[i : i + 1]),
+            volume,
+            true[i] + 0.05,
+            optimizer=CmaEs(seed=(7 + i,)),
+            **options,
+        )
         assert worst(both.trace.eta[:10, i], alone.trace.eta[:10]) < 1e-9
     moved = both.trace.eta[1:10, 0] - both.trace.eta[0, 0]
     finer = both.trace.eta[151:160, 0] - both.trace.eta[150, 0]

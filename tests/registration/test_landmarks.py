@@ -13,9 +13,20 @@ from drrlib.registration import arun, pnp
 
 # About the landmarks of a head [mm]; no three on a line, no four in a plane.
 HEAD = torch.tensor(
-    [[0, -86, 16], [0, -15, 8], [47, -16, -72], [-46, -14, -71], [33, -74, 4], [-33, -74, 2],
-     [4, 101, 8], [1, -84, -95], [0, 12, -90], [60, 10, 30]], dtype=torch.float64,
-)  # fmt: skip
+    [
+        [0, -86, 16],
+        [0, -15, 8],
+        [47, -16, -72],
+        [-46, -14, -71],
+        [33, -74, 4],
+        [-33, -74, 2],
+        [4, 101, 8],
+        [1, -84, -95],
+        [0, 12, -90],
+        [60, 10, 30],
+    ],
+    dtype=torch.float64,
+)
 MOVE = exp(torch.tensor([[0.4, -0.9, 1.3, 20.0, -35.0, 60.0], [-2.0, 1.5, 0.3, -5.0, 2.0, 9.0]]))
 MOVE = MOVE.double()
 MOVE[:, :3, :3] = torch.linalg.qr(MOVE[:, :3, :3])[0]

@@ -148,9 +148,11 @@ def test_a_further_camera_follows_the_first_one(volume):
     assert [levels.binning(1, k) for k in range(levels.last + 1)] == [2, 1]
     images = [torch.rand(1, 1, c.height, c.width).double() for c in (carm, other)]
     for sight, seen, pose in zip(
-        levels.sights(levels.last, images, [None, None]), (carm, other), (first, second),
+        levels.sights(levels.last, images, [None, None]),
+        (carm, other),
+        (first, second),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert worst(sight.render(ETA), sight.drr.with_carm(seen)(pose)) < 1e-6
 
 
@@ -170,8 +172,9 @@ def test_slopes_of_a_further_camera(volume):
     second = other.pose(ETA + torch.tensor([0.1, 1.2, 0, 0, 20.0, 0]), volume.center)
     small = Volume(volume.mu.double(), volume.affine)
     levels = Levels(small, [carm, other], [EYE, (inverse(first) @ second)[0]], "reference")
-    sight = levels.sights(0, [torch.rand(1, 1, c.height, c.width) for c in (carm, other)],
-                          [None, None])[1]  # fmt: skip
+    sight = levels.sights(
+        0, [torch.rand(1, 1, c.height, c.width) for c in (carm, other)], [None, None]
+    )[1]
     ours = sight.march(ETA).jacobian(sight.slopes(ETA))
     steps = torch.tensor([1e-6] * 3 + [1e-4] * 3, dtype=torch.float64)
     assert outside_band(ours, _slopes_by_differences(sight, ETA, steps), 1e-6) < 0.01

@@ -16,8 +16,10 @@ from drrlib.lab.phantoms.shapes import (
 
 SIDES = (-1, 1)
 # widths along the row from the front tooth to the last molar [mm]
-WIDTHS = {"upper": (8.5, 6.8, 7.6, 7.0, 6.8, 10.2, 9.6, 8.6),
-          "lower": (5.4, 6.0, 7.0, 7.0, 7.2, 11.0, 10.4, 9.8)}  # fmt: skip
+WIDTHS = {
+    "upper": (8.5, 6.8, 7.6, 7.0, 6.8, 10.2, 9.6, 8.6),
+    "lower": (5.4, 6.0, 7.0, 7.0, 7.2, 11.0, 10.4, 9.8),
+}
 ROWS = {
     "upper": ([(0, -88), (13, -84), (22, -72), (28, -55), (29, -36)], -66.0, 1),
     "lower": ([(0, -85), (11, -81.5), (20, -71), (27, -54), (30, -34)], -67.5, -1),
@@ -26,8 +28,11 @@ ROWS = {
 
 def paint_jaw(scene: Painting, j: float) -> None:
     """Palate, lower jaw shifted by `j` [mm] to the left, hyoid bone, thyroid cartilage."""
-    palate = ribbon([(-4, -90, -49), (-19, -74, -48), (-15, -42, -47)],
-                    [(4, -90, -49), (19, -74, -48), (15, -42, -47)], 1.4)  # fmt: skip
+    palate = ribbon(
+        [(-4, -90, -49), (-19, -74, -48), (-15, -42, -47)],
+        [(4, -90, -49), (19, -74, -48), (15, -42, -47)],
+        1.4,
+    )
     scene.paint_bone(palate, 900, 500)
     halves = []
     for s in SIDES:
@@ -45,9 +50,11 @@ def paint_jaw(scene: Painting, j: float) -> None:
         ]
         body = ribbon(smooth_path(top, 7), smooth_path(low, 7), 4.6)
         wide = s * 2.0
-        ramus = ribbon([(s * 45 + j, -34, -60), (s * 47 + j, -34, -40), (s * 48, -32, -24)],
-                       [(s * 46.5 + j, -13, -68), (s * 48 + j, -9, -44), (s * 49, -8, -22)],
-                       3.4)  # fmt: skip
+        ramus = ribbon(
+            [(s * 45 + j, -34, -60), (s * 47 + j, -34, -40), (s * 48, -32, -24)],
+            [(s * 46.5 + j, -13, -68), (s * 48 + j, -9, -44), (s * 49, -8, -22)],
+            3.4,
+        )
         notch = ellipsoid((s * 48, -21, -21 + wide / 2), (12, 7.5, 9))
         head = capsule((s * 43, -6, -17), (s * 57, -3, -17), 4.2)
         neck = capsule((s * 49, -6, -19), (s * 48 + j, -10, -38), 4.0)
@@ -60,8 +67,11 @@ def paint_jaw(scene: Painting, j: float) -> None:
         scene.paint(tube(smooth_path(canal, 6), 1.5), 60)
     hyoid = [(-19, -14, -98), (-13, -34, -103), (0, -41, -105), (13, -35, -103), (21, -15, -97)]
     scene.paint_bone(tube(smooth_path(hyoid, 10), 2.6), 800, 300, 1.0)
-    thyroid = ribbon([(-18, -14, -113), (0, -44, -112), (17, -14, -114)],
-                     [(-14, -14, -134), (0, -38, -133), (14, -14, -134)], 1.2)  # fmt: skip
+    thyroid = ribbon(
+        [(-18, -14, -113), (0, -44, -112), (17, -14, -114)],
+        [(-14, -14, -134), (0, -38, -133), (14, -14, -134)],
+        1.2,
+    )
     scene.paint(thyroid, 170)
 
 
@@ -107,7 +117,14 @@ def _tooth(scene, spot, width, number, up, rng) -> None:
     spread = [(-2.6, 0.6), (2.6, -0.6)] if molar else [(0.0, 0.0)]
     for dy, dx in spread:
         end = neck + vec(dx, dy, up * long)
-        scene.paint_layers(capsule(neck + vec(dx / 2, dy / 2, 0), end, 0.85 * thick, 1.3),
-                           Layer(-0.4, 150), Layer(0, 1700), Layer(1.7, 250))  # fmt: skip
-    scene.paint_layers(capsule(spot + vec(0, 0, up * thick), neck, thick, 0.9 * thick),
-                       Layer(0, 2500), Layer(1.3, 1750))  # fmt: skip
+        scene.paint_layers(
+            capsule(neck + vec(dx / 2, dy / 2, 0), end, 0.85 * thick, 1.3),
+            Layer(-0.4, 150),
+            Layer(0, 1700),
+            Layer(1.7, 250),
+        )
+    scene.paint_layers(
+        capsule(spot + vec(0, 0, up * thick), neck, thick, 0.9 * thick),
+        Layer(0, 2500),
+        Layer(1.3, 1750),
+    )

@@ -83,8 +83,12 @@ def _soft_tissue(scene: Painting) -> None:
     for s in SIDES:
         scene.paint(ellipsoid((s * 78, 72, -20), (62, 34, 80), (0, 0, -s * 0.5)), 55, 6, 8)
         scene.paint(capsule((s * 44, 14, 200), (s * 62, -40, 10), 24, 17), 55, 5)  # psoas
-        scene.paint(ribbon([(s * 70, 50, 90), (s * 105, 20, 90)],
-                           [(s * 76, 68, -30), (s * 130, 28, -10)], 1.5), -80)  # fmt: skip
+        scene.paint(
+            ribbon(
+                [(s * 70, 50, 90), (s * 105, 20, 90)], [(s * 76, 68, -30), (s * 130, 28, -10)], 1.5
+            ),
+            -80,
+        )
         for x, y in ((60, -40), (120, -20), (96, 50), (52, 26)):
             scene.paint(ellipsoid((s * x, y, -190), (4, 14, 90), (0, 0, s * x / 60)), -80)
         scene.paint(capsule((s * 54, -74, 10), (s * 74, -58, -220), 5.5), 45)
@@ -92,21 +96,42 @@ def _soft_tissue(scene: Painting) -> None:
 
 
 def _bowel(scene: Painting, rng: np.random.Generator) -> None:
-    loops = [(-98, -30, 28), (-102, -32, 60), (-98, -38, 95), (-90, -40, 128), (98, -24, 110),
-             (102, -20, 78), (92, -24, 48), (60, -34, 22), (30, -52, 34), (-24, -60, 62),
-             (14, -62, 92), (-46, -58, 112), (44, -62, 124), (-10, -62, 150)]  # fmt: skip
+    loops = [
+        (-98, -30, 28),
+        (-102, -32, 60),
+        (-98, -38, 95),
+        (-90, -40, 128),
+        (98, -24, 110),
+        (102, -20, 78),
+        (92, -24, 48),
+        (60, -34, 22),
+        (30, -52, 34),
+        (-24, -60, 62),
+        (14, -62, 92),
+        (-46, -58, 112),
+        (44, -62, 124),
+        (-10, -62, 150),
+    ]
     for spot in loops:
         spot = np.array(spot) + rng.uniform(-6, 6, 3)
         r = rng.uniform(11, 19)
-        lumps = [ellipsoid(spot + rng.uniform(-0.9, 0.9, 3) * [r, 0.6 * r, r],
-                           r * rng.uniform(0.5, 1.0, 3), rng.uniform(-1, 1, 3))
-                 for _ in range(3)]  # fmt: skip
+        lumps = [
+            ellipsoid(
+                spot + rng.uniform(-0.9, 0.9, 3) * [r, 0.6 * r, r],
+                r * rng.uniform(0.5, 1.0, 3),
+                rng.uniform(-1, 1, 3),
+            )
+            for _ in range(3)
+        ]
         wall = union(*lumps, blend=7)
         scene.paint(grown(wall, 3.0), 38, 8)
         gas = rng.uniform() < 0.6
         scene.paint(wall, -985 if gas else 15, 0 if gas else 30)
-    rectum = tube(smooth_path([(6, 26, 10), (-4, 44, -6), (0, 50, -30), (0, 40, -56)], 8),
-                  [13, 14, 15, 16, 16, 14, 10, 6], 4)  # fmt: skip
+    rectum = tube(
+        smooth_path([(6, 26, 10), (-4, 44, -6), (0, 50, -30), (0, 40, -56)], 8),
+        [13, 14, 15, 16, 16, 14, 10, 6],
+        4,
+    )
     scene.paint_layers(rectum, Layer(0, 42), Layer(4, -700, 120, 120))
 
 
@@ -116,9 +141,17 @@ def _lower_spine(scene: Painting, rng: np.random.Generator) -> dict:
     rows = ((3, 178, 18, -0.02), (4, 140, 15, -0.08), (5, 103, 19, -0.30))
     for number, z, y, pitch in rows:
         bone = Vertebra(
-            (lean * (number - 4), y, z), 50 + number, 36, 28, pitch=-pitch, spinous=36, drop=7,
-            transverse=44 - 2 * (number - 4) ** 2, canal=17, yaw=0.02 * lean,
-        )  # fmt: skip
+            (lean * (number - 4), y, z),
+            50 + number,
+            36,
+            28,
+            pitch=-pitch,
+            spinous=36,
+            drop=7,
+            transverse=44 - 2 * (number - 4) ** 2,
+            canal=17,
+            yaw=0.02 * lean,
+        )
         bone.paint(scene, 230, 800)
         marks[f"L{number}"] = np.array(bone.center)
     # sacrum: five fused bodies, wings, a row of holes on each side, tail bone
@@ -163,13 +196,34 @@ def _lower_spine(scene: Painting, rng: np.random.Generator) -> dict:
 
 def _hip_bone(scene: Painting, hip: np.ndarray, s: int) -> dict:
     up = 1.5 * s
-    crest = [(44, 76, 44), (62, 64, 84), (96, 34, 112), (126, -12, 116), (134, -54, 92),
-             (124, -82, 58)]  # fmt: skip
-    waist = [(56, 56, 34), (72, 48, 58), (92, 26, 70), (110, -6, 68), (118, -40, 52),
-             (116, -66, 40)]  # fmt: skip
+    crest = [
+        (44, 76, 44),
+        (62, 64, 84),
+        (96, 34, 112),
+        (126, -12, 116),
+        (134, -54, 92),
+        (124, -82, 58),
+    ]
+    waist = [
+        (56, 56, 34),
+        (72, 48, 58),
+        (92, 26, 70),
+        (110, -6, 68),
+        (118, -40, 52),
+        (116, -66, 40),
+    ]
     crest, waist = (smooth_path([(s * x, y, z + up) for x, y, z in p], 12) for p in (crest, waist))
-    low = smooth_path([(s * 58, 50, 20), (s * 66, 38, 16), (s * 76, 22, 8),
-                       (s * 90, 4, 4), (s * 100, -26, 2), (s * 104, -46, 6)], 12)  # fmt: skip
+    low = smooth_path(
+        [
+            (s * 58, 50, 20),
+            (s * 66, 38, 16),
+            (s * 76, 22, 8),
+            (s * 90, 4, 4),
+            (s * 100, -26, 2),
+            (s * 104, -46, 6),
+        ],
+        12,
+    )
     wing = union(ribbon(waist, crest, 3.2), ribbon(low, waist, 4.2))
     rim = tube(crest, list(np.interp(np.linspace(0, 1, 12), [0, 0.2, 0.75, 1], [8.5, 5.5, 6.5, 7])))
     spine_low = tube(
@@ -200,8 +254,20 @@ def _hip_bone(scene: Painting, hip: np.ndarray, s: int) -> dict:
         smooth_path(seat, 10), list(np.interp(np.arange(10), [0, 3, 7, 9], [17, 14, 15, 8]))
     )
     thorn = capsule((s * 70, 38, -42), (s * 54, 52, -46), 6, 2.5)
-    bone = union(wing, rim, spine_low, brim, notch_side, cup, upper_branch, body, lower_branch,
-                 sitting, thorn, blend=7.0)  # fmt: skip
+    bone = union(
+        wing,
+        rim,
+        spine_low,
+        brim,
+        notch_side,
+        cup,
+        upper_branch,
+        body,
+        lower_branch,
+        sitting,
+        thorn,
+        blend=7.0,
+    )
     # the socket opens to the side, forwards and down
     mouth = capsule(hip, hip + vec(s * 40, -14, -26), 26.5, 38)
     scene.paint_bone(without(bone, union(ball(hip, 26.5), mouth)), 1150, 260, 2.2)
@@ -247,8 +313,11 @@ def _thigh_bone(scene: Painting, hip: np.ndarray, s: int, turn: float, spread: f
     scene.paint(
         tube([start + 60 * knee, start + 110 * knee, start + 260 * knee], [2, 7.5, 7]), -30, 10
     )
-    beam = ribbon([hip + vec(0, 0, 8), root - 10 * out + vec(0, 0, -10)],
-                  [hip + vec(0, 0, -4), root - 12 * out + 20 * knee], 3)  # fmt: skip
+    beam = ribbon(
+        [hip + vec(0, 0, 8), root - 10 * out + vec(0, 0, -10)],
+        [hip + vec(0, 0, -4), root - 12 * out + 20 * knee],
+        3,
+    )
     scene.paint(beam, 420)
     side = "left" if s > 0 else "right"
     return {

@@ -265,8 +265,9 @@ def smooth_path(points: Path, count: int) -> np.ndarray:
     i = np.minimum(s.astype(int), len(p) - 4)
     t = (s - i)[:, None]
     a, b, c, d = p[i], p[i + 1], p[i + 2], p[i + 3]
-    return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-                  + (3 * b - a - 3 * c + d) * t**3)  # fmt: skip
+    return 0.5 * (
+        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
+    )
 
 
 def _turn(angles: Point) -> np.ndarray:

@@ -63,9 +63,8 @@ def skull(
     vary = _Variation(rng)
     cavity, vault = brain_cavity(vary)
     scene.paint_layers(
-        soft_tissue(cavity, vary),
-        Layer(0, 25, 10), Layer(2.0, -60, 25), Layer(5.0, 45, 8),
-    )  # fmt: skip
+        soft_tissue(cavity, vary), Layer(0, 25, 10), Layer(2.0, -60, 25), Layer(5.0, 45, 8)
+    )
     _brain_case(scene, cavity, vault, vary)
     _skull_base(scene, vary)
     _face(scene, vary)
@@ -174,14 +173,21 @@ def _brain_case(scene: Painting, cavity: Shape, vault: Shape, vary: _Variation) 
         # brow ridge, large wing of the sphenoid
         ridge = [(s * 6, -84, 17), (s * 24, -83, 24 + s), (s * 43, -73, 20 + s), (s * 52, -60, 10)]
         scene.paint_bone(tube(smooth_path(ridge, 8), 4.5), 1300, 700)
-        scene.paint_bone(ribbon(
-            [(s * 22, -26, 13), (s * 40, -30, 14), (s * 56, -36, 22)],
-            [(s * 22, -20, 4), (s * 34, -36, -2), (s * 50, -44, 4)], 1.5), 1200, 900)  # fmt: skip
-    scene.paint_layers(
-        cavity, Layer(0, 20), Layer(2.5, 37, 2, 3), Layer(7.0, 31, 2, 2)
-    )  # fmt: skip
-    falx = ribbon([(0, -68, 20), (0, -50, 90), (0, 40, 98), (0, 86, 50)],
-                  [(0, -60, 30), (0, -40, 70), (0, 40, 70), (0, 70, 38)], 0.8)  # fmt: skip
+        scene.paint_bone(
+            ribbon(
+                [(s * 22, -26, 13), (s * 40, -30, 14), (s * 56, -36, 22)],
+                [(s * 22, -20, 4), (s * 34, -36, -2), (s * 50, -44, 4)],
+                1.5,
+            ),
+            1200,
+            900,
+        )
+    scene.paint_layers(cavity, Layer(0, 20), Layer(2.5, 37, 2, 3), Layer(7.0, 31, 2, 2))
+    falx = ribbon(
+        [(0, -68, 20), (0, -50, 90), (0, 40, 98), (0, 86, 50)],
+        [(0, -60, 30), (0, -40, 70), (0, 40, 70), (0, 70, 38)],
+        0.8,
+    )
     scene.paint(falx, 90)
     scene.paint_layers(tube([(0, -50, 84), (1, -30, 92)], 1.5), Layer(0, 700))  # falx calcification
     for s in SIDES:
@@ -213,8 +219,9 @@ def _reach(shape: Shape, start: np.ndarray, way: np.ndarray, height: float) -> f
 
 def _skull_base(scene: Painting, vary: _Variation) -> None:
     # clivus from the back of the sella to the foramen magnum, body of the sphenoid
-    scene.paint_bone(tube([(0, -6, 15), (0, -4, 6), (0, 4, -12), (0, 11, -32)], [3, 6, 7, 4]),
-                     1300, 550)  # fmt: skip
+    scene.paint_bone(
+        tube([(0, -6, 15), (0, -4, 6), (0, 4, -12), (0, 11, -32)], [3, 6, 7, 4]), 1300, 550
+    )
     scene.paint_bone(ellipsoid((0, -24, -5), (17, 17, 12)), 1100, 500, 2)
     scene.paint(ball((0, -15, 9), 5.5), 40)
     for s in SIDES:
@@ -227,13 +234,18 @@ def _skull_base(scene: Painting, vary: _Variation) -> None:
         scene.paint_bone(tube(pyramid, [9, 8.5, 4.5], 6.0), 1300, 480, 2.0)
         scene.paint(ellipsoid((s * 35, 4 + s, -4), (6.5, 4.5, 4.5), (0, 0, s * 0.5)), 1900)
         scene.paint(capsule((s * 16, 6, -2), (s * 27, 5, -3), 2.6), 30)
-        scene.paint_bone(tube([(s * 60, 22, -9), (s * 57, 21, -26), (s * 53, 16, -42)],
-                              [9, 9, 4.5], 8.0), 750, 60, 1.2)  # fmt: skip
+        scene.paint_bone(
+            tube([(s * 60, 22, -9), (s * 57, 21, -26), (s * 53, 16, -42)], [9, 9, 4.5], 8.0),
+            750,
+            60,
+            1.2,
+        )
         scene.paint_bone(tube([(s * 40, 5, -16), (s * 36, -2, -46 + 5 * s)], [2.5, 1.2]))
         for a, b, c in vary.cell[:30]:  # mastoid air cells, larger on the left
             spot = (s * (58 + 5 * b), 22 + 10 * c, -16 + 16 * a)
-            scene.paint_layers(ball(spot, 2.7 + 0.9 * b * c + 0.4 * s), Layer(0, 350),
-                               Layer(0.7, -900))  # fmt: skip
+            scene.paint_layers(
+                ball(spot, 2.7 + 0.9 * b * c + 0.4 * s), Layer(0, 350), Layer(0.7, -900)
+            )
         scene.paint(capsule((s * 84, 8, -13), (s * 66, 7, -11), 3.5), -1000)  # ear canal
         scene.paint(capsule((s * 66, 7, -11), (s * 47, 5, -8), 3.0), -950)
 
@@ -245,15 +257,30 @@ def _face(scene: Painting, vary: _Variation) -> None:
         wall = union(capsule(eye + vec(s * 0.0, 2, 0), apex, 21.5, 6), blend=0)
         scene.paint_layers(cut(wall, (0, -1, 0), 80.0), Layer(0, 800), Layer(1.2, 60))
         rim = smooth_path(
-            [eye + p for p in ([-s * 18, -8, 12], [-s * 20, -8, -4], [-s * 10, -9, -18],
-                               [s * 8, -7, -20], [s * 20, 2, -10], [s * 21, 6, 6],
-                               [s * 12, -3, 19], [-s * 6, -8, 19], [-s * 18, -8, 12])], 25,
-        )  # fmt: skip
+            [
+                eye + p
+                for p in (
+                    [-s * 18, -8, 12],
+                    [-s * 20, -8, -4],
+                    [-s * 10, -9, -18],
+                    [s * 8, -7, -20],
+                    [s * 20, 2, -10],
+                    [s * 21, 6, 6],
+                    [s * 12, -3, 19],
+                    [-s * 6, -8, 19],
+                    [-s * 18, -8, 12],
+                )
+            ],
+            25,
+        )
         scene.paint_bone(tube(rim, 3.3), 1350, 700, 1.6)
         # upper jaw bone around its sinus, cheek bone, arch
         scene.paint_bone(grown(_cheek_sinus(s), 2.2), 650, 60, 1.4)
-        scene.paint_bone(tube([(s * 10, -84, -8), (s * 14, -82, -30), (s * 17, -82, -48)],
-                              [3.5, 4, 6], 4.0), 1000, 450)  # fmt: skip
+        scene.paint_bone(
+            tube([(s * 10, -84, -8), (s * 14, -82, -30), (s * 17, -82, -48)], [3.5, 4, 6], 4.0),
+            1000,
+            450,
+        )
         cheek = [(s * 36, -74, -27), (s * 47, -68, -22), (s * 54, -60, -18)]
         scene.paint_bone(tube(cheek, [6, 8.5, 6], 5.0), 1350, 500, 2)
         scene.paint_bone(tube([(s * 53, -62, -18), (s * 53, -66, -4), (s * 51, -66, 12)], 4), 1400)
@@ -286,47 +313,68 @@ def _cheek_sinus(s: int) -> Shape:
 def _air_spaces(scene: Painting, vary: _Variation) -> None:
     bent = vary.septum
     # nasal cavity: pear-shaped, then its walls, the septum and the six conchae
-    cavity = ribbon([(0, -88, -14), (0, -66, 2), (0, -40, -2)],
-                    [(0, -90, -42), (0, -66, -44), (0, -34, -40)], 10.5)  # fmt: skip
+    cavity = ribbon(
+        [(0, -88, -14), (0, -66, 2), (0, -40, -2)],
+        [(0, -90, -42), (0, -66, -44), (0, -34, -40)],
+        10.5,
+    )
     narrow = ribbon([(0, -84, 2), (0, -44, 8)], [(0, -86, -12), (0, -44, -10)], 5)
     nose = union(cavity, narrow, blend=8)
     scene.paint_layers(cut(nose, (0, -1, 0), 82), Layer(0, 450), Layer(0.9, 30))
     scene.paint_layers(nose, Layer(2.2, -1000))
     for s in SIDES:
         for z, r in ((-41, 4.6), (-29, 4.0), (-17, 2.8)):
-            scene.paint_layers(capsule((s * 7.5, -84, z), (s * 7.5, -46, z - 1), r - 0.3 * s),
-                               Layer(0, 40), Layer(r - 1.2, 350))  # fmt: skip
+            scene.paint_layers(
+                capsule((s * 7.5, -84, z), (s * 7.5, -46, z - 1), r - 0.3 * s),
+                Layer(0, 40),
+                Layer(r - 1.2, 350),
+            )
         scene.paint(capsule((s * 6, -104, -38), (s * 6, -88, -40), 4), -1000)  # nostril
         scene.paint(_cheek_sinus(s), -1000)
         for a, b, c in vary.cell[30:54]:  # ethmoid cells
             center = (s * (9 + 2.5 * a * b), -58 + 19 * b, 3 + 8 * c - 3 * b)
             scene.paint_layers(ball(center, 5.0 + 1.3 * a), Layer(0, 450), Layer(0.9, -990))
     plate = [(bent * t, y, 0) for t, y in ((0.1, -92), (0.9, -76), (1.0, -60), (0.2, -38))]
-    scene.paint(ribbon([(x, y, 4) for x, y, _ in plate], [(x, y, -44) for x, y, _ in plate], 1.1),
-                330)  # fmt: skip
+    scene.paint(
+        ribbon([(x, y, 4) for x, y, _ in plate], [(x, y, -44) for x, y, _ in plate], 1.1), 330
+    )
     # frontal sinus: two unequal lobes inside the brow; sphenoid sinus with an oblique wall
-    big = union(ellipsoid((9, -81, 24), (9, 4.5, 11), (0.15, 0, 0.1)),
-                ellipsoid((17, -80, 30), (8, 4, 11), (0.15, 0, 0.2)),
-                ellipsoid((27, -77, 28), (8, 3.5, 7), (0.15, 0, 0.3)), blend=3)  # fmt: skip
-    small = union(ellipsoid((-8, -82, 21), (7, 4.2, 8), (0.15, 0, -0.1)),
-                  ellipsoid((-15, -80, 24), (6, 3.5, 6), (0.15, 0, -0.2)), blend=3)  # fmt: skip
+    big = union(
+        ellipsoid((9, -81, 24), (9, 4.5, 11), (0.15, 0, 0.1)),
+        ellipsoid((17, -80, 30), (8, 4, 11), (0.15, 0, 0.2)),
+        ellipsoid((27, -77, 28), (8, 3.5, 7), (0.15, 0, 0.3)),
+        blend=3,
+    )
+    small = union(
+        ellipsoid((-8, -82, 21), (7, 4.2, 8), (0.15, 0, -0.1)),
+        ellipsoid((-15, -80, 24), (6, 3.5, 6), (0.15, 0, -0.2)),
+        blend=3,
+    )
     for sinus in (big, small):
         scene.paint_layers(sinus, Layer(-1.3, 1300), Layer(0, -1000))
     scene.paint(ellipsoid((6, -26, -6), (11, 12, 8.5)), -1000)
     scene.paint(ellipsoid((-9, -27, -7), (5, 10, 6.5)), -1000)
     # throat
     pharynx = [(0, -30, -30), (0, -20, -44), (0, -16, -62), (0, -17, -84), (0, -22, -104)]
-    scene.paint(union(tube(smooth_path(pharynx, 9), [8, 8, 7, 6, 6.5, 7, 8, 7, 7], 4),
-                      capsule((0, -24, -108), (0, -22, -200), 8.5), blend=5), -1000)  # fmt: skip
-    scene.paint(ribbon([(-12, -82, -54), (12, -82, -54)], [(-13, -34, -52), (14, -34, -52)], 0.9),
-                -900)  # fmt: skip
+    scene.paint(
+        union(
+            tube(smooth_path(pharynx, 9), [8, 8, 7, 6, 6.5, 7, 8, 7, 7], 4),
+            capsule((0, -24, -108), (0, -22, -200), 8.5),
+            blend=5,
+        ),
+        -1000,
+    )
+    scene.paint(
+        ribbon([(-12, -82, -54), (12, -82, -54)], [(-13, -34, -52), (14, -34, -52)], 0.9), -900
+    )
 
 
 def _neck(scene: Painting, vary: _Variation) -> dict[str, np.ndarray]:
     # atlas: a ring with side masses; axis with its tooth; then plain vertebrae
     c1 = np.array([0.8, 24.0, -53.0])
-    scene.paint_bone(without(ring(c1, 19.5, 3.8, (0.08, 0.05, 0)), ball(c1 + vec(0, 4, 0), 13)),
-                     1300, 600)  # fmt: skip
+    scene.paint_bone(
+        without(ring(c1, 19.5, 3.8, (0.08, 0.05, 0)), ball(c1 + vec(0, 4, 0), 13)), 1300, 600
+    )
     for s in SIDES:
         scene.paint_bone(ellipsoid(c1 + vec(s * 18, -8, s * 0.8), (7.5, 10, 7.5)), 1000, 350)
         scene.paint_bone(
@@ -340,10 +388,17 @@ def _neck(scene: Painting, vary: _Variation) -> dict[str, np.ndarray]:
         shift, turn = vary.neck[i]
         first = i == 0
         bone = Vertebra(
-            (0.8 * shift, yi, zi), 21 if first else 19.5 + i, 16.5, 18 if first else 14.0,
-            pitch=(0.12, 0.16, 0.06, -0.06, -0.16, -0.22)[i], spinous=22 if first else 15 + 3 * i,
-            drop=5 + i, transverse=25 + 0.4 * i, canal=16, yaw=0.05 * turn,
-        )  # fmt: skip
+            (0.8 * shift, yi, zi),
+            21 if first else 19.5 + i,
+            16.5,
+            18 if first else 14.0,
+            pitch=(0.12, 0.16, 0.06, -0.06, -0.16, -0.22)[i],
+            spinous=22 if first else 15 + 3 * i,
+            drop=5 + i,
+            transverse=25 + 0.4 * i,
+            canal=16,
+            yaw=0.05 * turn,
+        )
         bone.paint(scene, 450, 1150)
         marks[f"C{i + 2}"] = np.array(bone.center)
     tooth = capsule((0.5, 13, -66), (0.5, 9.5, -46), 5.6, 4.6)

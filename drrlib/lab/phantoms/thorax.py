@@ -139,8 +139,15 @@ def _lung_vessels(scene: Painting, lung: Shape, s: int, rng: np.random.Generator
     root = np.array([s * 34.0, 16.0, 24.0 + 4.0 * s])
     scene.paint(ellipsoid(root, (13, 15, 20)), 45, 8)
     twigs = []
-    starts = [(s * 0.5, 0.1, 1), (s, -0.5, 0.6), (s, 0.5, 0.3), (s * 0.9, -0.5, -0.2),
-              (s * 0.6, 0.4, -0.9), (s * 0.5, -0.2, -1), (s * 0.9, 0.8, -0.5)]  # fmt: skip
+    starts = [
+        (s * 0.5, 0.1, 1),
+        (s, -0.5, 0.6),
+        (s, 0.5, 0.3),
+        (s * 0.9, -0.5, -0.2),
+        (s * 0.6, 0.4, -0.9),
+        (s * 0.5, -0.2, -1),
+        (s * 0.9, 0.8, -0.5),
+    ]
     ends = [(root, np.array(way) / np.linalg.norm(way), 6.0, 31.0) for way in starts]
     while ends:
         start, way, radius, length = ends.pop()
@@ -159,19 +166,32 @@ def _belly(scene: Painting, breath: float) -> None:
         floor = -70.0 - 14.0 * (s > 0) + breath
         dome = ellipsoid((s * 74, -12, floor - 72), (74, 98, 82))
         scene.paint(cut(dome, (0, 0, 1), floor + 20), 42, 8)
-    liver = union(ellipsoid((-70, -14, -142 + breath), (70, 92, 70)),
-                  ellipsoid((10, -44, -126), (62, 42, 34)), blend=30)  # fmt: skip
+    liver = union(
+        ellipsoid((-70, -14, -142 + breath), (70, 92, 70)),
+        ellipsoid((10, -44, -126), (62, 42, 34)),
+        blend=30,
+    )
     scene.paint(liver, 62, 5, 4)
     scene.paint(ellipsoid((96, 46, -128), (34, 34, 44), (0, 0.3, 0)), 52, 4)
-    scene.paint_layers(ellipsoid((66, -14, -122 + breath), (42, 34, 26), (0, 0.35, 0)),
-                       Layer(0, 40), Layer(3.5, -990))  # fmt: skip
-    scene.paint(cut(ellipsoid((66, -14, -122 + breath), (39, 31, 23), (0, 0.35, 0)), (0, -1, 0), 2),
-                25)  # fmt: skip
+    scene.paint_layers(
+        ellipsoid((66, -14, -122 + breath), (42, 34, 26), (0, 0.35, 0)),
+        Layer(0, 40),
+        Layer(3.5, -990),
+    )
+    scene.paint(
+        cut(ellipsoid((66, -14, -122 + breath), (39, 31, 23), (0, 0.35, 0)), (0, -1, 0), 2), 25
+    )
     colon = [
         ball((x, y, z), r)
-        for x, y, z, r in ((104, -46, -150, 17), (118, -30, -166, 18), (60, -60, -176, 18),
-                       (90, -48, -168, 12), (24, -66, -180, 13), (-40, -62, -186, 15))
-    ]  # fmt: skip
+        for x, y, z, r in (
+            (104, -46, -150, 17),
+            (118, -30, -166, 18),
+            (60, -60, -176, 18),
+            (90, -48, -168, 12),
+            (24, -66, -180, 13),
+            (-40, -62, -186, 15),
+        )
+    ]
     scene.paint_layers(union(*colon, blend=8), Layer(0, 35), Layer(2.5, -960, 0, 25))
     scene.paint(ellipsoid((4, 10, -196), (60, 34, 62)), -60, 25)
 
@@ -191,8 +211,18 @@ def _heart(scene: Painting, rng: np.random.Generator, contrast: bool) -> dict:
     scene.paint(ellipsoid((8, -54, -36), (24, 15, 34), (0.3, -0.4, 0.5)), blood, 4)
     scene.paint(ellipsoid((-22, -20, -20), (19, 23, 30)), blood, 4)
     scene.paint(ellipsoid((12, 8, 2), (30, 18, 22)), filled, 4)
-    arch = [(12, -26, -6), (0, -34, 22), (-8, -30, 52), (2, -12, 80), (18, 14, 84), (26, 34, 66),
-            (26, 42, 30), (22, 36, -40), (16, 30, -110), (12, 24, -230)]  # fmt: skip
+    arch = [
+        (12, -26, -6),
+        (0, -34, 22),
+        (-8, -30, 52),
+        (2, -12, 80),
+        (18, 14, 84),
+        (26, 34, 66),
+        (26, 42, 30),
+        (22, 36, -40),
+        (16, 30, -110),
+        (12, 24, -230),
+    ]
     radii = np.interp(np.linspace(0, 1, 36), [0, 0.2, 0.5, 1], [15, 15.5, 13.5, 10.5])
     aorta = tube(smooth_path(arch, 36), list(radii))
     scene.paint_layers(aorta, Layer(-1.5, 40), Layer(0, filled, 3))
@@ -202,8 +232,11 @@ def _heart(scene: Painting, rng: np.random.Generator, contrast: bool) -> dict:
     scene.paint(tube([(22, -20, 42), (-10, 0, 36), (-36, 12, 30)], [11, 10, 8]), blood)
     scene.paint(tube([(-26, -10, 130), (-26, -14, 60), (-22, -16, 6)], [8, 9.5, 10]), blood)
     scene.paint(tube([(-24, -8, -30), (-20, 6, -90), (-16, 14, -230)], [12, 12, 11]), blood)
-    for path in ([(-2, -20, 84), (-22, -14, 116), (-28, 0, 180)], [(4, -10, 86), (6, -10, 130)],
-                 [(16, 4, 88), (26, 4, 120), (30, 6, 180)]):  # fmt: skip
+    for path in (
+        [(-2, -20, 84), (-22, -14, 116), (-28, 0, 180)],
+        [(4, -10, 86), (6, -10, 130)],
+        [(16, 4, 88), (26, 4, 120), (30, 6, 180)],
+    ):
         scene.paint(tube(path, 5), filled)
     scene.paint(capsule((-4, -16, 94), (14, 2, 95), 1.5), 700)  # lime in the arch wall
     marks = {"heart apex": (70, -66, -78), "carina": (5, 22, 62), "aortic arch": (18, 14, 84)}
@@ -233,20 +266,33 @@ def _cage(scene: Painting, rng: np.random.Generator) -> dict:
         x = lean * np.sin(i / 4.0)
         slope = (spine_y(z + 5) - spine_y(z - 5)) / 10.0
         bone = Vertebra(
-            (x, spine_y(z), z), width, 0.78 * width, 16.5 + 0.45 * i, pitch=-np.arctan(slope),
-            spinous=30, drop=8 + 12 * (2 < i < 10), transverse=36.0 - i,
-            canal=16, yaw=0.01 * lean,
-        )  # fmt: skip
+            (x, spine_y(z), z),
+            width,
+            0.78 * width,
+            16.5 + 0.45 * i,
+            pitch=-np.arctan(slope),
+            spinous=30,
+            drop=8 + 12 * (2 < i < 10),
+            transverse=36.0 - i,
+            canal=16,
+            yaw=0.01 * lean,
+        )
         bone.paint(scene, 230, 800)
         marks["L1" if i == 12 else "C7" if i == -1 else f"T{i + 1}"] = np.array(bone.center)
     for number in range(1, 13):
         top = marks[f"T{number}"][2] + 8
         for s in SIDES:
             _rib(scene, number, s, top, rng.uniform(-1.5, 1.5, 3))
-    manubrium = ribbon([(-25, -78, 100), (-17, -86, 78), (-14, -92, 56)],
-                       [(25, -78, 101), (17, -86, 78), (14, -92, 56)], 4.5)  # fmt: skip
-    blade = ribbon([(-12, -94, 52), (-16, -99, 0), (-12, -99, -44)],
-                   [(13, -94, 52), (17, -99, 0), (11, -99, -44)], 4.2)  # fmt: skip
+    manubrium = ribbon(
+        [(-25, -78, 100), (-17, -86, 78), (-14, -92, 56)],
+        [(25, -78, 101), (17, -86, 78), (14, -92, 56)],
+        4.5,
+    )
+    blade = ribbon(
+        [(-12, -94, 52), (-16, -99, 0), (-12, -99, -44)],
+        [(13, -94, 52), (17, -99, 0), (11, -99, -44)],
+        4.2,
+    )
     scene.paint_bone(manubrium, 700, 180, 1.3)
     scene.paint_bone(blade, 700, 180, 1.3)
     scene.paint_bone(capsule((1, -98, -46), (2, -94, -70), 4, 2.5), 500, 150)
@@ -290,8 +336,12 @@ def _shoulders(scene: Painting) -> None:
         scene.paint_bone(tube(smooth_path(bar, 14), thick), 1300, 350, 2.2)
         high, low = np.array([s * 76, 88, 122 + lift]), np.array([s * 98, 92, -22 + lift])
         socket = np.array([s * 130, 26, 112 + lift])
-        blade = union(triangle(high, low, socket, 2.2), tube([high, low], 3.6),
-                      tube([low, socket], 4.2), blend=3)  # fmt: skip
+        blade = union(
+            triangle(high, low, socket, 2.2),
+            tube([high, low], 3.6),
+            tube([low, socket], 4.2),
+            blend=3,
+        )
         scene.paint_bone(blade, 800, 250, 1.4)
         ridge = [(s * 84, 92, 102 + lift), (s * 112, 80, 122 + lift), (s * 142, 30, 142 + lift)]
         scene.paint_bone(tube(smooth_path(ridge, 8), 5), 900, 250)

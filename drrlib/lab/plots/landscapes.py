@@ -51,9 +51,14 @@ def landscape_panels(
         bend = lowest_curvature(torch.tensor(grid), (a[1] - a[0], b[1] - b[0]), stride).numpy()
         if bend.min() < 0 < bend.max():
             axis.contour(
-                a[stride:-stride], b[stride:-stride], bend.T, [0.0],
-                colors=ORANGE, linewidths=1.2, linestyles="dashed",
-            )  # fmt: skip
+                a[stride:-stride],
+                b[stride:-stride],
+                bend.T,
+                [0.0],
+                colors=ORANGE,
+                linewidths=1.2,
+                linestyles="dashed",
+            )
         axis.plot(0, 0, "+", color="white", ms=6, mew=1.0)
         axis.set(xlabel=_axis_label(pair[0]), ylabel=_axis_label(pair[1]), box_aspect=1)
         axis.spines[:].set_visible(False)
@@ -80,23 +85,34 @@ def landscape_surfaces(table: pd.DataFrame, losses: dict[str, str]) -> go.Figure
         top = max(float(grid.max()) for _, _, grid in grids)
         for index, (pair, (a, b, grid)) in enumerate(zip(PAIRS, grids, strict=True)):
             surface = go.Surface(
-                x=a.round(3), y=b.round(3), z=grid.T.round(4).astype(np.float32), cmin=0, cmax=top,
-                colorscale="Viridis", visible=k == 0, showscale=index == 0, name=" and ".join(pair),
+                x=a.round(3),
+                y=b.round(3),
+                z=grid.T.round(4).astype(np.float32),
+                cmin=0,
+                cmax=top,
+                colorscale="Viridis",
+                visible=k == 0,
+                showscale=index == 0,
+                name=" and ".join(pair),
                 colorbar=dict(title=name, thickness=12, len=0.6),
                 contours_z=dict(show=True, usecolormap=True, highlightcolor="white"),
-            )  # fmt: skip
+            )
             figure.add_trace(surface, row=index // 3 + 1, col=index % 3 + 1)
         shown = [k == n // len(PAIRS) for n in range(len(PAIRS) * len(losses))]
         buttons.append(dict(label=name, method="update", args=[{"visible": shown}]))
     for index, pair in enumerate(PAIRS):
         figure.update_scenes(
             dict(
-                xaxis_title=_axis_label(pair[0]), yaxis_title=_axis_label(pair[1]),
-                zaxis_title="loss", aspectmode="manual", aspectratio=dict(x=1, y=1, z=0.7),
+                xaxis_title=_axis_label(pair[0]),
+                yaxis_title=_axis_label(pair[1]),
+                zaxis_title="loss",
+                aspectmode="manual",
+                aspectratio=dict(x=1, y=1, z=0.7),
                 camera_eye=dict(x=1.5, y=-1.5, z=1.1),
             ),
-            row=index // 3 + 1, col=index % 3 + 1,
-        )  # fmt: skip
+            row=index // 3 + 1,
+            col=index % 3 + 1,
+        )
     menu = dict(type="buttons", direction="right", buttons=buttons, x=0, y=1.06, xanchor="left")
     figure.update_layout(height=760, margin=dict(l=0, r=0, t=50, b=0), updatemenus=[menu])
     return figure

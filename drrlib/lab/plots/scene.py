@@ -46,7 +46,10 @@ def carm_figure(
     skin = surface_points(volume, threshold).numpy()
     parts = [
         go.Scatter3d(
-            x=skin[:, 0].round(1), y=skin[:, 1].round(1), z=skin[:, 2].round(1), mode="markers",
+            x=skin[:, 0].round(1),
+            y=skin[:, 1].round(1),
+            z=skin[:, 2].round(1),
+            mode="markers",
             marker=dict(size=2, color=skin[:, 1].round(), colorscale="Greys", opacity=0.6),
             name="bone surface",
         ),
@@ -54,7 +57,7 @@ def carm_figure(
         _point(source, RED, "X-ray source"),
         _point(volume.center.numpy(), GREEN, "volume centre"),
         _line(np.array([source, corner + 0.5 * w * col + 0.5 * h * row]), RED, "central ray"),
-    ]  # fmt: skip
+    ]
     for k, edge in enumerate(edges):
         parts.append(_line(np.array([source, edge]), ORANGE, "corner rays", shown=k == 0))
     step = max(1, -(-max(h, w) // 64))
@@ -63,15 +66,23 @@ def carm_figure(
     at = corner + j[..., None] * col + i[..., None] * row
     parts.append(
         go.Surface(
-            x=at[..., 0].round(1), y=at[..., 1].round(1), z=at[..., 2].round(1),
-            surfacecolor=picture, colorscale="Greys_r", showscale=False, name="DRR",
+            x=at[..., 0].round(1),
+            y=at[..., 1].round(1),
+            z=at[..., 2].round(1),
+            surfacecolor=picture,
+            colorscale="Greys_r",
+            showscale=False,
+            name="DRR",
         )
-    )  # fmt: skip
+    )
     figure = go.Figure(parts)
     axes = dict(
-        xaxis_title="x: left [mm]", yaxis_title="y: posterior [mm]", zaxis_title="z: superior [mm]",
-        aspectmode="data", camera_eye=dict(x=-1.4, y=-1.2, z=0.6),
-    )  # fmt: skip
+        xaxis_title="x: left [mm]",
+        yaxis_title="y: posterior [mm]",
+        zaxis_title="z: superior [mm]",
+        aspectmode="data",
+        camera_eye=dict(x=-1.4, y=-1.2, z=0.6),
+    )
     figure.update_layout(
         height=560, scene=axes, margin=dict(l=0, r=0, t=10, b=0), legend=dict(x=0, y=1)
     )
@@ -121,9 +132,12 @@ def ray_figure(
         ]
     )
     figure.update_layout(
-        height=480, plot_bgcolor="white", margin=dict(l=40, r=10, t=10, b=40),
-        xaxis_title="x [voxel]", yaxis=dict(title="y [voxel]", scaleanchor="x"),
-    )  # fmt: skip
+        height=480,
+        plot_bgcolor="white",
+        margin=dict(l=40, r=10, t=10, b=40),
+        xaxis_title="x [voxel]",
+        yaxis=dict(title="y [voxel]", scaleanchor="x"),
+    )
     return figure, inside
 
 
@@ -159,9 +173,15 @@ def show(figure: go.Figure) -> None:
 def _line(points: np.ndarray, color: str, name: str, shown: bool = True) -> go.Scatter3d:
     x, y, z = points.T
     return go.Scatter3d(
-        x=x, y=y, z=z, mode="lines", line=dict(color=color, width=4), name=name,
-        legendgroup=name, showlegend=shown,
-    )  # fmt: skip
+        x=x,
+        y=y,
+        z=z,
+        mode="lines",
+        line=dict(color=color, width=4),
+        name=name,
+        legendgroup=name,
+        showlegend=shown,
+    )
 
 
 def _point(point: np.ndarray, color: str, name: str) -> go.Scatter3d:
@@ -171,6 +191,10 @@ def _point(point: np.ndarray, color: str, name: str) -> go.Scatter3d:
 
 def _marks(points: np.ndarray, color: str, name: str, text: list[str]) -> go.Scatter:
     return go.Scatter(
-        x=points[:, 0], y=points[:, 1], mode="markers", marker=dict(color=color, size=9),
-        name=name, text=text,
-    )  # fmt: skip
+        x=points[:, 0],
+        y=points[:, 1],
+        mode="markers",
+        marker=dict(color=color, size=9),
+        name=name,
+        text=text,
+    )

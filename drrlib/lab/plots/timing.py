@@ -24,10 +24,15 @@ def time_curves(times: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         by_pixels = group in _MARKS
         (left if by_pixels else right).errorbar(
             part["size"] ** 2 if by_pixels else part["patch"],
-            part["mean_ms"], part["sd_ms"].fillna(0), fmt=_MARKS.get(group, "^-"), ms=4,
-            color=COLORS[what], mfc="white" if what not in ("kernel", "reference") else None,
-            capsize=2, label=f"{what}, {group}",
-        )  # fmt: skip
+            part["mean_ms"],
+            part["sd_ms"].fillna(0),
+            fmt=_MARKS.get(group, "^-"),
+            ms=4,
+            color=COLORS[what],
+            mfc="white" if what not in ("kernel", "reference") else None,
+            capsize=2,
+            label=f"{what}, {group}",
+        )
     left.set(xscale="log", yscale="log", xlabel="pixels of the detector")
     left.set_ylabel("time of one DRR [ms]")
     right.set(xscale="log", xlabel="pixels across the patch")

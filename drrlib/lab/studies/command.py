@@ -41,9 +41,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-WORKS = {
-    "registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials
-}  # fmt: skip
+WORKS = {"registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials}
 # Works whose protocol is one entry of many.
 _PROTOCOL_INSIDE = (rate_trials, pipeline_trials, landmark_trials, similarity_trials)
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
@@ -83,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     text, layout = __doc__.split("\n", 1), argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="drrlib study", formatter_class=layout,
-        description="Run a study from a file, or go on with it.", epilog=text[1].strip("\n"),
-    )  # fmt: skip
+        prog="drrlib study",
+        formatter_class=layout,
+        description="Run a study from a file, or go on with it.",
+        epilog=text[1].strip("\n"),
+    )
     parser.add_argument("file", type=Path, help="the study, in TOML")
     parser.add_argument("--scheduler", default="in-process", help=f"{WAYS}; default: in-process")
     parser.add_argument("--threads", type=int, help="of the kernels, in each worker")

@@ -81,10 +81,13 @@ def landmark_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     table = run_trials(protocol, drr, indices, true_eta, starts, [d[2] for d in drawn])
     errors = pose_errors(drr.pose(starts), drr.pose(true_eta), drr.volume.center)
     return table.assign(
-        start=kind, error_mm=float(error), landmarks=used,
+        start=kind,
+        error_mm=float(error),
+        landmarks=used,
         start_turn_deg=torch.rad2deg(errors.rotation).numpy(),
-        start_in_plane_mm=errors.in_plane.numpy(), start_depth_mm=errors.depth.numpy(),
-    )  # fmt: skip
+        start_in_plane_mm=errors.in_plane.numpy(),
+        start_depth_mm=errors.depth.numpy(),
+    )
 
 
 def picked_pose(

@@ -211,14 +211,19 @@ def search(
         image, geometry = scan.binned(binning)
         scale = binning / first
         drr = DRR(
-            averaged(protocol.subject, voxel), geometry, method=protocol.method,
+            averaged(protocol.subject, voxel),
+            geometry,
+            method=protocol.method,
             backend=protocol.backend,
-        )  # fmt: skip
+        )
         result = descend(
-            image, drr, start.flatten(0, 1), loss=loss,
+            image,
+            drr,
+            start.flatten(0, 1),
+            loss=loss,
             optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
             schedule=Schedule(((1, steps),), patience=steps),
-        )  # fmt: skip
+        )
         best, value = lowest(result.eta.reshape(start.shape), result.loss.reshape(start.shape[:2]))
         start = best[:, :kept]
     return start[:, 0], value[:, 0]
@@ -329,14 +334,19 @@ def spacing_fits(
         # Larger pixels, nearer tube: nearly the same fan.
         start[3:] += (scale - 1) * geometry.sod * scan.pose[0, :3, 2]
         drr = DRR(
-            averaged(protocol.subject, voxel), larger, method=protocol.method,
+            averaged(protocol.subject, voxel),
+            larger,
+            method=protocol.method,
             backend=protocol.backend,
-        )  # fmt: skip
+        )
         result = descend(
-            image, drr, start, loss=loss,
+            image,
+            drr,
+            start,
+            loss=loss,
             optimizer=Adam(*(rate * fraction for rate in protocol.rates)),
             schedule=Schedule(((1, steps),), patience=steps),
-        )  # fmt: skip
+        )
         off = to_degrees(result.eta - scan.eta).tolist()
         named = {f"off_{name}": value for name, value in zip(ETA_COLUMNS, off, strict=True)}
         rows.append({"scale": scale, "loss": result.loss, **named})

@@ -72,8 +72,17 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     protocol, views, method = Protocol.of(config["protocol"]), config["views"], config["method"]
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; choose of {', '.join(METHODS)}")
-    protocol.refuse("a study of pipelines, which have their own steps,", "optimizer", "rates",
-                    "levels", "schedule", "derivative", "threshold", "trace", "view")  # fmt: skip
+    protocol.refuse(
+        "a study of pipelines, which have their own steps,",
+        "optimizer",
+        "rates",
+        "levels",
+        "schedule",
+        "derivative",
+        "threshold",
+        "trace",
+        "view",
+    )
     if method in _SQUARES:
         protocol.refuse(f"method {method!r}", "loss")
     check_effects(config["effects"])

@@ -140,8 +140,9 @@ class Protocol:
                 )
             return OPTIMIZERS[name](*self.rates)
         if name in GRADIENT_FREE:
-            self.refuse(f"optimizer {self.optimizer!r}, which takes no gradients,", "schedule",
-                        "derivative")  # fmt: skip
+            self.refuse(
+                f"optimizer {self.optimizer!r}, which takes no gradients,", "schedule", "derivative"
+            )
         return CmaEs(seed=tuple(starts)) if name == "cma-es" else self.optimizer
 
     def ends(self) -> Schedule:

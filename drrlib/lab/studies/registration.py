@@ -58,9 +58,14 @@ def run_trials(
         )
     fixed = with_noise(drr.at(true_eta).detach(), protocol.noise, dice)
     result = descend(
-        fixed, drr, start, loss=protocol.loss, optimizer=protocol.rule(indices),
-        derivative=protocol.derivative, schedule=protocol.ends(),
-    )  # fmt: skip
+        fixed,
+        drr,
+        start,
+        loss=protocol.loss,
+        optimizer=protocol.rule(indices),
+        derivative=protocol.derivative,
+        schedule=protocol.ends(),
+    )
     table = dict(
         trial=list(indices),
         loss=result.loss,

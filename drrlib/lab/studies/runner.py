@@ -109,8 +109,13 @@ def run_study(
             made = tables[first].attrs
             _log.info(
                 "%d of %d trials; %d to %d by %s in %.1f s",
-                done, trials, first, spans[first][-1], made["worker"], made["seconds"],
-            )  # fmt: skip
+                done,
+                trials,
+                first,
+                spans[first][-1],
+                made["worker"],
+                made["seconds"],
+            )
     except (BrokenExecutor, CancelledError) as error:
         raise WorkerError(_lost(error, done, trials, folder)) from error
     except Exception as error:

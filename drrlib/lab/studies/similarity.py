@@ -49,8 +49,9 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     """
     check_entries(config, "protocol", "conditions")
     protocol = Protocol.of(config["protocol"])
-    protocol.refuse("a study of similarities, whose conditions have noise of their own,", "noise",
-                    "trace")  # fmt: skip
+    protocol.refuse(
+        "a study of similarities, whose conditions have noise of their own,", "noise", "trace"
+    )
     names = list(config["conditions"])
     if not names:
         raise ConfigError(
@@ -69,9 +70,14 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         images.append(acquire(parts, drr.pose(eta[None]), dice, **effects))
     start, true_pose = torch.stack(starts), drr.pose(torch.stack(etas))
     result = descend(
-        torch.cat(images), drr, start, loss=protocol.loss, optimizer=protocol.rule(numbers),
-        derivative=protocol.derivative, schedule=protocol.ends(),
-    )  # fmt: skip
+        torch.cat(images),
+        drr,
+        start,
+        loss=protocol.loss,
+        optimizer=protocol.rule(numbers),
+        derivative=protocol.derivative,
+        schedule=protocol.ends(),
+    )
     points = drr.volume.targets
     return pd.DataFrame(
         dict(

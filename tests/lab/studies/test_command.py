@@ -137,9 +137,12 @@ def test_bad_input_is_told_in_one_line(capsys, text, words, told):
     if text == "rates":
         text = f'work = "rates"\ntrials = 1\nfolder = "kept"\n[config]\n{rates}'
     more = dict(
-        small="", small_volum="volum = 3", small_pixels='pixels = "64"',
-        small_levels="levels = 250", small_loss='loss = "mse"\nvoxel = 12.0\npixels = 8',
-    )  # fmt: skip
+        small="",
+        small_volum="volum = 3",
+        small_pixels='pixels = "64"',
+        small_levels="levels = 250",
+        small_loss='loss = "mse"\nvoxel = 12.0\npixels = 8',
+    )
     if text is not None:
         Path("study.toml").write_text(head + more[text] + "\n" if text in more else text)
     assert main(["study.toml", *words]) == REFUSED
@@ -167,10 +170,14 @@ def started(way, *paths):
     command = [sys.executable, "-m", "drrlib", "study", "study.toml", "--scheduler", way]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [HERE, *paths]))}
     with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
         # A shell's background jobs, such as these tests may be, inherit that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
+    ) as process:
         yield process
 
 

@@ -9,9 +9,7 @@ from drrlib.geometry import mtre
 from drrlib.lab.studies import Protocol, eta_of, landmark_trials, landmarks_of, on_detector
 from drrlib.lab.studies.landmarks import picked_pose
 
-SMALL = Protocol(
-    voxel=8.0, pixels=24, levels=((1, 40),), view_range=20.0, shift_range=10.0, seed=4
-)  # fmt: skip
+SMALL = Protocol(voxel=8.0, pixels=24, levels=((1, 40),), view_range=20.0, shift_range=10.0, seed=4)
 
 
 def trials(start, error, protocol=SMALL, count=4):

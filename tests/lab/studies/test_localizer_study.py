@@ -29,9 +29,14 @@ from drrlib.lab.studies.localizer import (
 from drrlib.similarity import zncc
 
 SMALL = LocalizerProtocol(
-    subject=SIMULATED, start_rotation=8.0, start_translation=12.0, starts=3, spread=0.5, seed=2,
+    subject=SIMULATED,
+    start_rotation=8.0,
+    start_translation=12.0,
+    starts=3,
+    spread=0.5,
+    seed=2,
     stages=((8, 8.0, 25, "zncc", 2), (4, 4.0, 12, "gradient_ncc", 1)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +121,15 @@ def test_success_by_hand():
 def test_profiles_have_their_lowest_value_near_the_truth():
     scan = load_localizer(SIMULATED)
     table = loss_profiles(
-        SIMULATED, scan.eta, losses=("zncc",), rotation=8.0, translation=16.0, count=5,
-        binning=8, voxel=4.0,
-    )  # fmt: skip
+        SIMULATED,
+        scan.eta,
+        losses=("zncc",),
+        rotation=8.0,
+        translation=16.0,
+        count=5,
+        binning=8,
+        voxel=4.0,
+    )
     assert list(table.columns) == ["parameter", "offset", "zncc"] and len(table) == 30
     for name in ("theta_deg", "gamma_deg", "by_mm", "bz_mm"):
         part = table[table["parameter"] == name]

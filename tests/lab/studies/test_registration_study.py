@@ -13,9 +13,15 @@ from drrlib.lab.studies import Protocol, eta_of, load_volume, rate_trials, regis
 from drrlib.registration import Schedule, descend
 
 SMALL = Protocol(
-    voxel=8.0, pixels=24, levels=((1, 30),), start_rotation=8.0, start_translation=10.0,
-    view_range=20.0, trace=10, seed=4,
-)  # fmt: skip
+    voxel=8.0,
+    pixels=24,
+    levels=((1, 30),),
+    start_rotation=8.0,
+    start_translation=10.0,
+    view_range=20.0,
+    trace=10,
+    seed=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +100,10 @@ def test_finite_differences_and_gradient_free_count_their_renders():
         search = SMALL.with_(optimizer=name, levels=((1, 60),), trace=0)
         free = registration_trials(search.config(), [0, 1])
         assert (free["renders"] <= 60).all() and (free["renders"] > 20).all()
-        assert (free["loss"] < registration_trials(
-            search.with_(levels=((1, 1),)).config(), [0, 1])["loss"]).all()  # fmt: skip
+        assert (
+            free["loss"]
+            < registration_trials(search.with_(levels=((1, 1),)).config(), [0, 1])["loss"]
+        ).all()
 
 
 def test_the_start_at_the_truth_succeeds_at_once():
@@ -122,8 +130,11 @@ def test_rates_are_scored_by_what_they_reach():
     table = rate_trials(config, range(4))
     assert table["trial"].tolist() == [0, 1, 2, 3]
     assert table[["lr_rotation", "lr_translation"]].values.tolist() == [
-        [1e-6, 1e-4], [1e-6, 2.0], [0.02, 1e-4], [0.02, 2.0],
-    ]  # fmt: skip
+        [1e-6, 1e-4],
+        [1e-6, 2.0],
+        [0.02, 1e-4],
+        [0.02, 2.0],
+    ]
     assert table["score"].idxmin() == 3 and table["score"].idxmax() == 0
 
 

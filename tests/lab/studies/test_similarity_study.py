@@ -15,9 +15,16 @@ from drrlib.lab.studies import (
 )
 
 SMALL = Protocol(
-    voxel=8.0, pixels=16, levels=((1, 6),), view_range=20.0, start_rotation=5.0,
-    start_translation=8.0, method="joseph", backend="cpu", device="cpu",
-)  # fmt: skip
+    voxel=8.0,
+    pixels=16,
+    levels=((1, 6),),
+    view_range=20.0,
+    start_rotation=5.0,
+    start_translation=8.0,
+    method="joseph",
+    backend="cpu",
+    device="cpu",
+)
 
 
 @pytest.fixture(scope="module")
