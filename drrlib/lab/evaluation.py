@@ -1,6 +1,9 @@
 """How registrations are judged: tables of success and error, the same in every notebook.
 
-A trial is a row of `studies.registration_trials`, or any with its columns.
+A trial is a row of `studies.registration_trials`, or any with its columns; `by` names columns that
+tell groups of trials apart, such as optimizer and view. Rates are in percent, with Wilson's 95 %
+interval low_percent to high_percent. ConfigError: `by` is one string or names a column that is not
+there, or a start lies outside of all bins (`edges` [mm], rising) of its mTRE.
 
 The three criteria of success are never mixed: the loss below 1e-6, ZNCC above 0.999, and the true
 pose found (mTRE below 1 mm). All three judge the same pose, that of the lowest loss of a run.
@@ -39,42 +42,28 @@ from scipy.stats import binomtest
 from drrlib.errors import ConfigError
 
 FOUND = "mTRE < 1 mm"
+# Criterion of success -> the column that it needs, and what that must hold.
 CRITERIA = {
     "loss < 1e-6": lambda t: t["loss"] < 1e-6,
     "ZNCC > 0.999": lambda t: t["zncc"] > 0.999,
     FOUND: lambda t: t["mtre_mm"] < 1.0,
 }
-_NEEDS = {"loss < 1e-6": "loss", "ZNCC > 0.999": "zncc", FOUND: "mtre_mm"}
-# Column of the trials -> column of its median.
-_MEDIANS = {
-    "mrpd_mm": "mrpd_median_mm",
-    "rotation_in_plane_deg": "rotation_in_plane_median_deg",
-    "rotation_out_of_plane_deg": "rotation_out_of_plane_median_deg",
-    "in_plane_mm": "in_plane_median_mm",
-    "depth_mm": "depth_median_mm",
-    "seconds": "seconds_median",
-    "renders": "renders_median",
-}
+_NEEDS = dict(zip(CRITERIA, ("loss", "zncc", "mtre_mm"), strict=True))
+# Columns of the trials whose medians are reported, and their units.
+_MEDIANS = dict(mrpd="_mm", rotation_in_plane="_deg", rotation_out_of_plane="_deg", in_plane="_mm")
+_MEDIANS |= dict(depth="_mm", seconds="", renders="")
 
 
 def success_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Success rates by each criterion that the trials' columns tell, with Wilson's 95 % interval.
-
-    Args:
-        trials: Rows of `registration_trials`; mtre_mm, and loss and zncc where they are known.
-        by: Columns that tell groups apart, such as optimizer and view.
+    """Success rates by each criterion whose column (loss, zncc, mtre_mm) the trials have.
 
     Returns:
         Columns `by`, criterion, successes, trials, rate_percent, low_percent, high_percent.
-
-    Raises:
-        ConfigError: `by` is one string, or names a column that is not there.
     """
     rows = []
     for key, group in _groups(trials, by):
-        known = [c for c, column in _NEEDS.items() if column in group]
-        for criterion, met in ((c, CRITERIA[c]) for c in known):
-            hits, count = int(met(group).sum()), len(group)
+        for criterion in (c for c, column in _NEEDS.items() if column in group):
+            hits, count = int(CRITERIA[criterion](group).sum()), len(group)
             row = dict(key, criterion=criterion, successes=hits, trials=count)
             rows.append(row | rate_columns(hits, count))
     return pd.DataFrame(rows)
@@ -84,15 +73,13 @@ def success_by_distance(trials: pd.DataFrame, edges: Sequence[float]) -> pd.Data
     """`success_table` of starts binned by their mTRE, with columns from_mm and to_mm.
 
     Bins without a start are left out.
-
-    Raises:
-        ConfigError: a start lies outside of all bins.
     """
     where = _bins(trials["start_mtre_mm"], edges)
-    tables = []
-    for i, (low, high) in enumerate(itertools.pairwise(edges)):
-        if (where == i).any():
-            tables.append(success_table(trials[where == i]).assign(from_mm=low, to_mm=high))
+    tables = [
+        success_table(trials[where == i]).assign(from_mm=low, to_mm=high)
+        for i, (low, high) in enumerate(itertools.pairwise(edges))
+        if (where == i).any()
+    ]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -106,11 +93,6 @@ def capture_range(
     they are that many. A bin of that many must succeed on its own, too: the few before it do not
     hide its failures. What is left at the outer end with fewer is not judged, and the range ends
     before it.
-
-    Args:
-        trials: Columns start_mtre_mm and mtre_mm.
-        edges: Of the bins of start_mtre_mm, rising [mm].
-        fewest: At least 1.
 
     Returns:
         Upper edge of the last bin before the first that fails, or the largest start if that is
@@ -141,13 +123,8 @@ def error_table(
     """One row per group: success, errors, cost and capture range, as the module describes.
 
     Args:
-        trials: Rows of `registration_trials`; of its columns, mtre_mm and start_mtre_mm are needed.
-        by: Columns that tell groups apart.
+        trials: Of its columns, mtre_mm and start_mtre_mm are needed.
         edges: Of the bins for the capture range [mm]; None: every 5 mm, the same for all groups.
-
-    Raises:
-        ConfigError: `by` is one string, or names a column that is not there; a start lies outside
-            of all bins.
     """
     if edges is None:
         edges = np.arange(0.0, trials["start_mtre_mm"].max() + 10.0, 5.0).tolist()
@@ -159,7 +136,9 @@ def error_table(
         for name, values in (("mtre", error), ("success_mtre", error[met])):
             row[f"{name}_median_mm"] = _quantile(values, 0.5)
             row[f"{name}_p95_mm"] = _quantile(values, 0.95)
-        row |= {new: _quantile(group[old], 0.5) for old, new in _MEDIANS.items() if old in group}
+        for name, unit in _MEDIANS.items():
+            if name + unit in group:
+                row[f"{name}_median{unit}"] = _quantile(group[name + unit], 0.5)
         rows.append({**row, "capture_range_mm": capture_range(group, edges)})
     return pd.DataFrame(rows)
 
@@ -167,20 +146,15 @@ def error_table(
 def converged_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """How far a registration's own verdict can be trusted: `converged` against mTRE < 1 mm.
 
-    Args:
-        trials: Columns converged (bool) and mtre_mm.
-        by: Columns that tell groups apart.
-
     Returns:
         Columns `by`, trials, true_positives (converged and found), false_positives (converged,
         not found), false_negatives (found, not converged), true_negatives;
         sensitivity_percent, low_percent, high_percent: share of the found that are called
-        converged [%], NaN if none was found; false_per_1000, false_low_per_1000,
-        false_high_per_1000: false positives in 1000 trials. Intervals are Wilson's, 95 %.
+        converged, NaN if none was found; false_per_1000, false_low_per_1000,
+        false_high_per_1000: false positives in 1000 trials, with Wilson's interval.
 
     Raises:
-        ConfigError: no boolean column `converged`; `by` is one string, or names a column that is
-            not there.
+        ConfigError: no boolean column `converged`.
     """
     if "converged" not in trials or trials["converged"].dtype != bool:
         kind = trials["converged"].dtype if "converged" in trials else "missing"
@@ -203,24 +177,21 @@ def converged_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFram
 
 
 def rate_columns(hits: int, count: int) -> dict[str, float]:
-    """rate_percent with Wilson's 95 % interval low_percent to high_percent; NaN of nothing."""
+    """rate_percent with Wilson's interval low_percent to high_percent; NaN of nothing."""
     if not count:
         return dict(rate_percent=np.nan, low_percent=np.nan, high_percent=np.nan)
     low, high = binomtest(hits, count).proportion_ci(method="wilson")
     return dict(rate_percent=100 * hits / count, low_percent=100 * low, high_percent=100 * high)
 
 
-def _groups(
-    trials: pd.DataFrame, by: Sequence[str]
-) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+def _groups(trials: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
     """Values of the columns `by` and the trials that have them, in the order of the trials."""
     if isinstance(by, str) or not set(by) <= set(trials.columns):
         raise ConfigError(f"by is {by!r}; expected a list of columns, of {list(trials.columns)}")
     groups = [((), trials)]
     if by:
         groups = trials.groupby(list(by), sort=False, observed=True, dropna=False)
-    for key, group in groups:
-        yield dict(zip(by, key, strict=True)), group
+    return ((dict(zip(by, key, strict=True)), group) for key, group in groups)
 
 
 def _bins(starts: pd.Series, edges: Sequence[float]) -> pd.Series:

@@ -5,7 +5,7 @@ half the squared distance of two unit images (ZNCC, NCC) or a mean square (L2), 
 the optimum needs no second derivative of the image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -113,13 +113,7 @@ def convex_basin(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> Basi
     convex = loss[2:] - 2 * loss[1:-1] + loss[:-2] > 0  # at the inner points
     if not convex[middle - 1]:
         return Basin(0.0, 0.0, False)
-    below = _leading(convex[: middle - 1].flip(0))
-    above = _leading(convex[middle:])
-    return Basin(
-        float(-offset[middle - below]),
-        float(offset[middle + above]),
-        below == middle - 1 or above == len(convex) - middle,
-    )
+    return _basin(offset, convex[: middle - 1], convex[middle:])
 
 
 def monotone_basin(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> Basin:
@@ -128,13 +122,7 @@ def monotone_basin(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> Ba
     A descent in this one parameter cannot be trapped inside it.
     """
     middle = _check_profile(offset, loss)
-    below = _leading(loss[:middle].flip(0) > loss[1 : middle + 1].flip(0))
-    above = _leading(loss[middle + 1 :] > loss[middle:-1])
-    return Basin(
-        float(-offset[middle - below]),
-        float(offset[middle + above]),
-        below == middle or above == len(loss) - 1 - middle,
-    )
+    return _basin(offset, (loss[:-1] > loss[1:])[:middle], (loss[1:] > loss[:-1])[middle:])
 
 
 def width_at(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"], level: float) -> float:
@@ -143,16 +131,17 @@ def width_at(offset: Float[Tensor, " n"], loss: Float[Tensor, " n"], level: floa
     Linear between grid points; infinite where the profile ends below the level.
     """
     middle = _check_profile(offset, loss)
-    ends = []
-    for sign, side in ((-1, loss[: middle + 1].flip(0)), (1, loss[middle:])):
+    total = 0.0
+    left, right = slice(None, middle + 1), slice(middle, None)
+    for at, side in ((offset[left].flip(0), loss[left].flip(0)), (offset[right], loss[right])):
         k = _leading(side < level)
         if k == len(side):
             return float("inf")
         if k == 0:
             return 0.0
         share = float((level - side[k - 1]) / (side[k] - side[k - 1]))
-        ends.append(float(offset[middle + sign * (k - 1)].abs()) + share * float(offset.diff()[0]))
-    return sum(ends)
+        total += float(at[k - 1].abs()) + share * float(offset.diff()[0])
+    return total
 
 
 def lowest_curvature(
@@ -206,7 +195,7 @@ def gauss_newton_hessian(
     With u the unit image, the loss |u - v|^2 / 2 has the Hessian (du)^T (du) where u = v, since
     the other term has the residual as a factor; L2 has 2 J^T J / pixels. Exact for an image
     that is smooth in the pose (Joseph). Siddon's image is only piecewise smooth: each piece is
-    steeper than the whole, so compare with `difference_hessian`.
+    steeper than the whole.
 
     Raises:
         ConfigError: a loss other than zncc, ncc and l2.
@@ -224,24 +213,6 @@ def gauss_newton_hessian(
     return turn.mT @ turn
 
 
-def difference_hessian(
-    loss_of: Callable[[Float[Tensor, "n 6"]], Float[Tensor, " n"]],
-    eta: Float[Tensor, "6"],
-    step: Float[Tensor, "6"],
-) -> Float[Tensor, "6 6"]:
-    """Hessian by central differences of the given step [rad, mm]; one call of `loss_of`."""
-    jumps = torch.diag(step.double())
-    i, j = torch.triu_indices(6, 6, offset=1)
-    both = [s * jumps[i] + t * jumps[j] for s in (1, -1) for t in (1, -1)]
-    moves = torch.cat([jumps.new_zeros(1, 6), jumps, -jumps, *both])
-    value = loss_of(eta.double() + moves).double()
-    zero, up, down, *corner = value.split([1, 6, 6] + 4 * [len(i)])
-    hessian = torch.diag((up + down - 2 * zero) / step.double() ** 2)
-    mixed = (corner[0] - corner[1] - corner[2] + corner[3]) / (4 * step[i] * step[j]).double()
-    hessian[i, j] = hessian[j, i] = mixed
-    return hessian
-
-
 def _index(name: str) -> int:
     if name not in PARAMETERS:
         raise ConfigError(f"parameter is {name!r}; choose one of {', '.join(PARAMETERS)}")
@@ -251,6 +222,13 @@ def _index(name: str) -> int:
 def _leading(true: Tensor) -> int:
     """How many entries are true before the first that is not."""
     return int(true.long().cumprod(dim=0).sum())
+
+
+def _basin(offset: Tensor, below: Tensor, above: Tensor) -> Basin:
+    """From whether each grid point on either side has a property, in order of the offsets."""
+    k, m, middle = _leading(below.flip(0)), _leading(above), len(offset) // 2
+    ends = float(-offset[middle - k]), float(offset[middle + m])
+    return Basin(*ends, k == len(below) or m == len(above))
 
 
 def _check_profile(offset: Tensor, loss: Tensor) -> int:

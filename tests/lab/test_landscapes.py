@@ -14,7 +14,6 @@ from drrlib.lab.landscapes import (
     PARAMETERS,
     along,
     convex_basin,
-    difference_hessian,
     gauss_newton_hessian,
     losses_at,
     lowest_curvature,
@@ -91,19 +90,29 @@ def test_lowest_curvature_of_a_quadratic_in_other_units():
     assert (lowest_curvature(saddle, (0.5, 0.2)) < 0).all()
 
 
+def difference_hessian(loss_of, eta, step):
+    """Hessian by central differences of the given step [rad, mm], against which ours is judged."""
+    jumps = torch.diag(step.double())
+    i, j = torch.triu_indices(6, 6, offset=1)
+    both = [s * jumps[i] + t * jumps[j] for s in (1, -1) for t in (1, -1)]
+    value = loss_of(eta + torch.cat([jumps.new_zeros(1, 6), jumps, -jumps, *both]))
+    zero, up, down, *corner = value.split([1, 6, 6] + 4 * [len(i)])
+    hessian = torch.diag((up + down - 2 * zero) / step.double() ** 2)
+    mixed = (corner[0] - corner[1] - corner[2] + corner[3]) / (4 * step[i] * step[j]).double()
+    hessian[i, j] = hessian[j, i] = mixed
+    return hessian
+
+
 def test_difference_hessian_of_a_quadratic():
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(6, 6, generator=generator, dtype=torch.float64)
     a = a @ a.T
     step = torch.tensor([0.01, 0.02, 0.03, 1.0, 2.0, 3.0])
-    calls = []
 
     def loss_of(eta):
-        calls.append(len(eta))
         return 0.5 * torch.einsum("ni,ij,nj->n", eta - 0.3 * ETA, a, eta - 0.3 * ETA)
 
     assert torch.allclose(difference_hessian(loss_of, ETA, step), a, atol=1e-8)
-    assert calls == [1 + 12 + 60]
 
 
 @pytest.mark.parametrize("loss", PAPER_LOSSES)

@@ -226,8 +226,8 @@ def test_distances(shape, point, expected):
 
 def test_partial_volume_of_a_flat_shell_is_exact():
     scene = painting.Painting(0)
-    layers = painting.Layer(0, 1000), painting.Layer(0.4, 0)
-    scene.paint_layers(cut(column((0, 0, 0), (50, 50), 50, 8), (0, 0, 1), 0.3), *layers)
+    shell = cut(column((0, 0, 0), (50, 50), 50, 8), (0, 0, 1), 0.3)
+    scene.onion(shell, (0, 1000), (0.4, 0))
     hu = scene.render((2, 2, 5), np.array([1.5, 1.5, 1.5]))
     # surface at z = 0.3; the voxel from -0.75 to 0.75 holds 0.45 air, 0.4 shell, 0.65 inside
     assert hu[0, 0, 2] == pytest.approx((-1000 * 0.45 + 1000 * 0.4) / 1.5, abs=0.1)

@@ -10,4 +10,6 @@ from drrlib.lab.phantoms.pelvis import pelvis
 from drrlib.lab.phantoms.skull import skull
 from drrlib.lab.phantoms.thorax import thorax
 
-__all__ = ["Box", "Ellipsoid", "Phantom", "Scene", "pelvis", "skull", "thorax"]
+MAKERS = {"skull": skull, "thorax": thorax, "pelvis": pelvis}
+
+__all__ = ["MAKERS", "Box", "Ellipsoid", "Phantom", "Scene", "pelvis", "skull", "thorax"]

@@ -17,10 +17,58 @@ from torch import Tensor
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 
 Numbers = Sequence[float] | Tensor
+Points = Float[Tensor, "*#ray 3"]
+Affine = Float[Tensor, "4 4"]
+
+
+class _Convex:
+    """What convex solids of constant attenuation `mu` [1/mm] have in common."""
+
+    def line_integrals(self, source: Points, target: Points) -> Float[Tensor, "*ray"]:
+        """Exact line integrals [-] along the segments, float64; zero where they miss.
+
+        Of a segment inside a face of a box, the lower faces count as inside and the upper ones
+        as outside, so boxes side by side never count it twice. Tangents of an ellipsoid miss.
+
+        Gradients:
+            source, target: exact wherever the entry and exit faces of a box do not change, and
+            inside the outline of an ellipsoid; its infinite slope at the outline is returned
+            as zero.
+
+        Raises:
+            ShapeError: the last axis is not 3, or the other axes do not broadcast.
+        """
+        source, way = _segments(source, target)
+        hit, share = self._crossing(source, way)
+        return torch.where(hit, self.mu * share * _length(way), 0.0)
+
+    def voxelize(self, shape: Sequence[int], affine: Affine) -> Float[Tensor, "x y z"]:
+        """Mean mu in each voxel [1/mm], float64, over 4 x 4 x 4 points.
+
+        Exact for a box if `affine` only scales, mirrors, permutes and shifts the axes (a box
+        with its faces on voxel faces then has the same line integrals as its grid).
+
+        Raises:
+            ConfigError, GeometryError: bad shape or affine.
+        """
+        shape, affine = _grid(shape, affine)
+        linear = affine[:3, :3]
+        index = [torch.arange(n, dtype=torch.float64) for n in shape]
+        center = torch.stack(torch.meshgrid(*index, indexing="ij"), -1) @ linear.T + affine[:3, 3]
+        offsets = (torch.arange(4, dtype=torch.float64) + 0.5) / 4 - 0.5
+        count = torch.zeros(shape, dtype=torch.float64)
+        for offset in product(offsets.tolist(), repeat=3):
+            count += self._contains(center + linear @ torch.tensor(offset, dtype=torch.float64))
+        return self.mu * (count / 64)
+
+    def _set(self, **values) -> None:
+        """Fill a frozen instance."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, eq=False)
-class Box:
+class Box(_Convex):
     """Axis-aligned box of constant attenuation.
 
     Attributes:
@@ -29,6 +77,9 @@ class Box:
 
     Raises:
         ConfigError: corners that are not three finite ordered numbers, or mu not finite.
+
+    Source:
+        Slab method: Kay and Kajiya 1986, doi:10.1145/15922.15916.
     """
 
     lower: Numbers
@@ -41,28 +92,26 @@ class Box:
             raise ConfigError(
                 f"lower must be below upper on every axis, got {lower.tolist()}, {upper.tolist()}"
             )
-        object.__setattr__(self, "lower", lower)
-        object.__setattr__(self, "upper", upper)
-        object.__setattr__(self, "mu", _finite(self.mu, "mu"))
+        self._set(lower=lower, upper=upper, mu=_finite(self.mu, "mu"))
 
-    def line_integrals(
-        self, source: Float[Tensor, "*#ray 3"], target: Float[Tensor, "*#ray 3"]
-    ) -> Float[Tensor, "*ray"]:
-        """Exact line integrals [-] along the segments, float64; zero where they miss.
+    def voxelize(self, shape: Sequence[int], affine: Affine) -> Float[Tensor, "x y z"]:
+        """As of every solid; exact on grids along the world axes."""
+        shape, affine = _grid(shape, affine)
+        linear = affine[:3, :3]
+        if int((linear != 0).sum()) != 3:
+            return super().voxelize(shape, affine)
+        share = torch.ones((), dtype=torch.float64)
+        for axis, world in enumerate((linear != 0).long().argmax(dim=0).tolist()):
+            step = linear[world, axis]
+            middle = affine[world, 3] + step * torch.arange(shape[axis], dtype=torch.float64)
+            half = 0.5 * step.abs()
+            upper = torch.minimum(middle + half, self.upper[world])
+            overlap = upper - torch.maximum(middle - half, self.lower[world])
+            part = (overlap / step.abs()).clamp(0, 1)
+            share = share * part.reshape([-1 if a == axis else 1 for a in range(3)])
+        return self.mu * share
 
-        A segment that lies inside a face counts as inside at the lower faces and outside at
-        the upper ones, so boxes side by side never count it twice.
-
-        Gradients:
-            source, target: exact wherever the entry and exit faces do not change.
-
-        Raises:
-            ShapeError: the last axis is not 3, or the other axes do not broadcast.
-
-        Source:
-            Slab method: Kay and Kajiya 1986, doi:10.1145/15922.15916.
-        """
-        source, way = _segments(source, target)
+    def _crossing(self, source: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
         lower, upper = self.lower.to(source), self.upper.to(source)
         still = way == 0
         safe = torch.where(still, torch.ones_like(way), way)
@@ -70,45 +119,14 @@ class Box:
         within = (source >= lower) & (source < upper)
         near = torch.where(still, -torch.inf, torch.minimum(a, b)).amax(-1).clamp(min=0)
         far = torch.where(still, torch.inf, torch.maximum(a, b)).amin(-1).clamp(max=1)
-        hit = (far > near) & (within | ~still).all(-1)
-        return torch.where(hit, self.mu * (far - near) * _length(way), 0.0)
-
-    def voxelize(
-        self, shape: Sequence[int], affine: Float[Tensor, "4 4"]
-    ) -> Float[Tensor, "x y z"]:
-        """Mean mu in each voxel [1/mm], float64.
-
-        Exact for any box if `affine` only scales, mirrors, permutes and shifts the axes (a box
-        with its faces on voxel faces then has the same line integrals as its grid). For oblique
-        or sheared grids it is the mean over 4 x 4 x 4 points per voxel.
-
-        Raises:
-            ConfigError, GeometryError: bad shape or affine.
-        """
-        shape, affine = _grid(shape, affine)
-        linear = affine[:3, :3]
-        if int((linear != 0).sum()) != 3:
-            return self.mu * _sampled_share(self._contains, shape, affine)
-        axis_of = (linear != 0).to(torch.int64).argmax(dim=0)  # world axis of each voxel axis
-        share = torch.ones((), dtype=torch.float64)
-        for voxel_axis, world_axis in enumerate(axis_of.tolist()):
-            step = linear[world_axis, voxel_axis]
-            index = torch.arange(shape[voxel_axis], dtype=torch.float64)
-            middle = affine[world_axis, 3] + step * index
-            half = 0.5 * step.abs()
-            overlap = torch.minimum(middle + half, self.upper[world_axis]) - torch.maximum(
-                middle - half, self.lower[world_axis]
-            )
-            part = (overlap / step.abs()).clamp(0, 1)
-            share = share * part.reshape([-1 if a == voxel_axis else 1 for a in range(3)])
-        return self.mu * share
+        return (far > near) & (within | ~still).all(-1), far - near
 
     def _contains(self, points: Tensor) -> Tensor:
         return ((points >= self.lower) & (points < self.upper)).all(-1)
 
 
 @dataclass(frozen=True, eq=False)
-class Ellipsoid:
+class Ellipsoid(_Convex):
     """Ellipsoid of constant attenuation.
 
     Attributes:
@@ -120,6 +138,10 @@ class Ellipsoid:
     Raises:
         ConfigError: numbers that are not finite, or semi-axes not positive.
         GeometryError: `rotation` is not orthonormal.
+
+    Source:
+        Roots of |p + t d|^2 = 1 in the frame where the ellipsoid is the unit ball, taken about
+        the closest point t_m = -p.d/|d|^2 (keeps digits for far sources).
     """
 
     center: Numbers
@@ -133,39 +155,18 @@ class Ellipsoid:
         if not bool((axes > 0).all()):
             raise ConfigError(f"semi_axes must be positive [mm], got {axes.tolist()}")
         eye = torch.eye(3, dtype=torch.float64)
-        turn = (
-            eye
-            if self.rotation is None
-            else torch.as_tensor(self.rotation, dtype=eye.dtype).detach()
-        )
+        turn = eye if self.rotation is None else torch.as_tensor(self.rotation, dtype=eye.dtype)
+        turn = turn.detach()
         if turn.shape != (3, 3) or not torch.allclose(turn.T @ turn, eye, atol=1e-9):
             raise GeometryError(
                 f"rotation must be a 3 x 3 orthonormal matrix, got {turn.tolist()}; "
                 "normalise it, and put lengths into semi_axes"
             )
-        object.__setattr__(self, "center", _vector(self.center, "center"))
-        object.__setattr__(self, "semi_axes", axes)
-        object.__setattr__(self, "mu", _finite(self.mu, "mu"))
-        object.__setattr__(self, "rotation", turn)
-        object.__setattr__(self, "_to_ball", turn.T / axes[:, None])
+        center = _vector(self.center, "center")
+        self._set(center=center, semi_axes=axes, mu=_finite(self.mu, "mu"))
+        self._set(rotation=turn, _to_ball=turn.T / axes[:, None])
 
-    def line_integrals(
-        self, source: Float[Tensor, "*#ray 3"], target: Float[Tensor, "*#ray 3"]
-    ) -> Float[Tensor, "*ray"]:
-        """Exact line integrals [-] along the segments, float64; zero for misses and tangents.
-
-        Gradients:
-            source, target: exact inside the outline; infinite slope at the outline itself is
-            returned as zero.
-
-        Raises:
-            ShapeError: the last axis is not 3, or the other axes do not broadcast.
-
-        Source:
-            Roots of |p + t d|^2 = 1 in the frame where the ellipsoid is the unit ball, taken
-            about the closest point t_m = -p.d/|d|^2 (keeps digits for far sources).
-        """
-        source, way = _segments(source, target)
+    def _crossing(self, source: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
         to_ball = self._to_ball.T.to(source)
         p, d = (source - self.center.to(source)) @ to_ball, way @ to_ball
         square = (d * d).sum(-1)
@@ -176,18 +177,7 @@ class Ellipsoid:
         rest = 1.0 - (closest * closest).sum(-1)
         hit = moving & (rest > 0)
         half = torch.sqrt(torch.where(hit, rest, 1.0) / square)
-        inside = (middle + half).clamp(0, 1) - (middle - half).clamp(0, 1)
-        return torch.where(hit, self.mu * inside * _length(way), 0.0)
-
-    def voxelize(
-        self, shape: Sequence[int], affine: Float[Tensor, "4 4"]
-    ) -> Float[Tensor, "x y z"]:
-        """Mean mu over 4 x 4 x 4 points in each voxel [1/mm], float64: not exact.
-
-        Raises:
-            ConfigError, GeometryError: bad shape or affine.
-        """
-        return self.mu * _sampled_share(self._contains, *_grid(shape, affine))
+        return hit, (middle + half).clamp(0, 1) - (middle - half).clamp(0, 1)
 
     def _contains(self, points: Tensor) -> Tensor:
         p = (points - self.center) @ self._to_ball.T
@@ -208,15 +198,11 @@ class Scene:
         if len(self.solids) == 0:
             raise ConfigError("a Scene needs at least one solid, got none")
 
-    def line_integrals(
-        self, source: Float[Tensor, "*#ray 3"], target: Float[Tensor, "*#ray 3"]
-    ) -> Float[Tensor, "*ray"]:
+    def line_integrals(self, source: Points, target: Points) -> Float[Tensor, "*ray"]:
         """Sum of the solids' exact line integrals [-], float64."""
         return sum(solid.line_integrals(source, target) for solid in self.solids)
 
-    def voxelize(
-        self, shape: Sequence[int], affine: Float[Tensor, "4 4"]
-    ) -> Float[Tensor, "x y z"]:
+    def voxelize(self, shape: Sequence[int], affine: Affine) -> Float[Tensor, "x y z"]:
         """Sum of the solids' voxel means [1/mm]; exact where each of them is."""
         return sum(solid.voxelize(shape, affine) for solid in self.solids)
 
@@ -238,19 +224,6 @@ def _length(way: Tensor) -> Tensor:
     square = (way * way).sum(-1)
     # sqrt has no slope at zero: keep the gradient of zero-length segments finite
     return torch.where(square > 0, torch.sqrt(torch.where(square > 0, square, 1.0)), 0.0)
-
-
-def _sampled_share(contains, shape: tuple[int, int, int], affine: Tensor) -> Tensor:
-    linear = affine[:3, :3]
-    index = torch.stack(
-        torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in shape], indexing="ij"), -1
-    )
-    center = index @ linear.T + affine[:3, 3]
-    offsets = (torch.arange(4, dtype=torch.float64) + 0.5) / 4 - 0.5
-    count = torch.zeros(shape, dtype=torch.float64)
-    for offset in product(offsets.tolist(), repeat=3):
-        count += contains(center + linear @ torch.tensor(offset, dtype=torch.float64))
-    return count / 64
 
 
 def _grid(shape: Sequence[int], affine) -> tuple[tuple[int, int, int], Tensor]:

@@ -6,14 +6,17 @@ crosses gets the mixture of both sides (partial volume): the share of the inside
 Texture is a sum of plane waves, already averaged over the voxel in closed form.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from drrlib.errors import ConfigError
-from drrlib.lab.phantoms.shapes import Point, Shape
+from drrlib.lab.phantoms.shapes import Point, Shape, mirrored
 
 PerAxis = float | Point  # one number, or three for x, y, z
+Marks = dict[str, Point]  # landmarks [mm, world]
 AIR = -1000.0
 FINEST_PAINTED = 2.0  # voxels wider than this [mm] are painted finer and averaged
 SLAB_VOXELS = 400_000  # keeps the temporary arrays inside the processor's cache
@@ -36,8 +39,7 @@ class Phantom:
     landmarks: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """Material deeper than `depth` [mm] below a shape's surface: mean HU and texture HU.
 
     `coarse` and `fine` are the standard deviations of slow and quick texture.
@@ -80,24 +82,35 @@ class Texture:
 
 @dataclass
 class Painting:
-    """An ordered list of (shape, layers): later shapes are painted over earlier ones."""
+    """An ordered list of (shape, layers): later shapes are painted over earlier ones.
+
+    `side` -1 mirrors what is painted at x = 0; +1 leaves it as it is.
+    """
 
     seed: int
-    items: list[tuple[Shape, tuple[Layer, ...]]] = field(default_factory=list)
+    side: int = 1
+    items: list[tuple[Shape, list[Layer]]] = field(default_factory=list)
 
-    def paint(self, shape: Shape, hu: float, coarse: float = 0.0, fine: float = 0.0) -> None:
+    def sides(self) -> Iterator[tuple[int, "Painting"]]:
+        """The patient's right (-1) and left (+1): paint each as if it were the left one."""
+        return ((s, replace(self, side=s)) for s in (-1, 1))
+
+    def place(self, point: Point) -> np.ndarray:
+        """From a point of this side to its world point, and back."""
+        return np.array(point, float) * (self.side, 1, 1)
+
+    def fill(self, shape: Shape, hu: float, coarse: float = 0.0, fine: float = 0.0) -> None:
         """Fill a shape with one material."""
-        self.items.append((shape, (Layer(0.0, hu, coarse, fine),)))
+        self.onion(shape, (0.0, hu, coarse, fine))
 
-    def paint_layers(self, shape: Shape, *layers: Layer) -> None:
-        """Fill a shape with an onion of layers, outermost first."""
-        self.items.append((shape, layers))
+    def onion(self, shape: Shape, *layers: tuple[float, ...]) -> None:
+        """Fill a shape with an onion of layers (entries of `Layer`), outermost first."""
+        shape = shape if self.side > 0 else mirrored(shape)
+        self.items.append((shape, [Layer(*layer) for layer in layers]))
 
-    def paint_bone(
-        self, shape: Shape, cortex: float = 1200, spongy: float = 300, wall: float = 1.5
-    ) -> None:
+    def bone(self, shape: Shape, cortex: float = 1200, spongy: float = 300, wall: float = 1.5):
         """A bone: dense wall of thickness `wall` [mm], spongy inside."""
-        self.paint_layers(shape, Layer(0, cortex, 40), Layer(wall, spongy, 25, 60))
+        self.onion(shape, (0, cortex, 40), (wall, spongy, 25, 60))
 
     def render(self, shape: tuple[int, int, int], spacing: np.ndarray) -> np.ndarray:
         """HU of the scene, float32 [x, y, z], on a grid whose centre is the world origin."""
@@ -151,51 +164,54 @@ class Painting:
         return np.maximum(hu, AIR, out=hu) if noise is not None else None
 
 
-def grid(
-    spacing: PerAxis | None,
-    shape: PerAxis | None,
+def phantom(
+    name: str,
+    paint: Callable[[Painting, np.random.Generator], Marks],
+    grid: tuple[PerAxis | None, PerAxis | None, int],
+    *,
+    kind: int,
     extent: float,
-    default_spacing: float,
-) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and spacing of a centred grid; what is not given follows from the cube `extent`.
+    spacing: float,
+) -> Phantom:
+    """Paint an individual and render it.
+
+    Args:
+        name: What it shows.
+        paint: Fills the scene with what it draws from a generator; returns the landmarks.
+        grid: Spacing, shape and seed as the caller was given them.
+        kind: A number of its own for each `paint`, so that none shares its random numbers.
+        extent, spacing: Of the cube and its voxels [mm], where the caller left them open.
 
     Raises:
-        ConfigError: a spacing that is not positive and finite, a shape below one voxel, or
-            either with other than one or three numbers.
+        ConfigError: a spacing that is not positive and finite, a shape below one voxel, either
+            with other than one or three numbers, or a seed that is not a whole number >= 0.
     """
+    shape, step = _grid(*grid[:2], extent, spacing)
+    seed = grid[2]
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
+    scene = Painting(int(seed))
+    marks = paint(scene, np.random.default_rng([scene.seed, kind]))
+    affine = np.diag([*step, 1.0])
+    affine[:3, 3] = -0.5 * (np.array(shape) - 1) * step
+    points = {key: tuple(float(v) for v in point) for key, point in marks.items()}
+    return Phantom(scene.render(shape, step), affine, f"{name} (seed {scene.seed})", points)
+
+
+def _grid(spacing, shape, extent: float, default: float) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and spacing of a centred grid; what is not given follows from the cube `extent`."""
     if spacing is None and shape is None:
-        spacing = default_spacing
+        spacing = default
     if shape is not None:
         shape = _triple(shape, "shape")
         if not np.all(np.isfinite(shape) & (shape == np.round(shape)) & (shape >= 1)):
             raise ConfigError(f"shape must hold whole numbers >= 1, got {shape.tolist()}")
-    if spacing is None:
-        spacing = np.full(3, extent / shape.max())
-    spacing = _triple(spacing, "spacing")
+    spacing = _triple(extent / shape.max() if spacing is None else spacing, "spacing")
     if not np.all(np.isfinite(spacing) & (spacing > 0)):
         raise ConfigError(f"spacing must be positive and finite [mm], got {spacing.tolist()}")
     if shape is None:
         shape = np.maximum(np.round(extent / spacing), 1)
     return tuple(int(n) for n in shape), spacing
-
-
-def phantom(scene: Painting, name: str, shape, spacing, landmarks) -> Phantom:
-    """Render a scene and wrap it up with its affine."""
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = -0.5 * (np.array(shape) - 1) * spacing
-    points = {key: tuple(float(v) for v in point) for key, point in landmarks.items()}
-    return Phantom(scene.render(shape, spacing), affine, f"{name} (seed {scene.seed})", points)
-
-
-def check_seed(seed: int | np.integer) -> int:
-    """The seed as an int.
-
-    Raises:
-        ConfigError: not a whole number >= 0.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed must be a whole number >= 0, got {seed!r}")
-    return int(seed)
 
 
 def _triple(value, name: str) -> np.ndarray:

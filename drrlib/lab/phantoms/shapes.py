@@ -10,7 +10,6 @@ the well-known ones collected by Quilez, "3D SDFs", https://iquilezles.org/artic
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -32,10 +31,10 @@ class Shape:
     upper: np.ndarray
     distance: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
-    @cached_property
-    def center(self) -> np.ndarray:
-        """Middle of the box [mm]."""
-        return 0.5 * (self.lower + self.upper)
+    def at(self, point: Point) -> float:
+        """Distance to one point."""
+        x, y, z = np.float32(point).reshape(3, 1)
+        return float(self.distance(x, y, z)[0, 0, 0])
 
     def window(self, x, y, z, margin: float) -> tuple[slice, slice, slice]:
         """Index ranges of the sorted coordinates that lie within `margin` of the box."""
@@ -50,6 +49,18 @@ def vec(x: float, y: float, z: float) -> np.ndarray:
     return np.array([x, y, z], float)
 
 
+def mirrored(shape: Shape) -> Shape:
+    """The shape on the other side of the plane x = 0."""
+    lower, upper = shape.lower * (-1, 1, 1), shape.upper * (-1, 1, 1)
+    lower[0], upper[0] = upper[0], lower[0]
+    return Shape(lower, upper, lambda x, y, z: shape.distance(-x[::-1], y, z)[::-1])
+
+
+def pair(make: Callable[[int], Shape]) -> tuple[Shape, Shape]:
+    """Right and left part: `make(s)` draws the left one, s = 1, and what s = -1 is mirrored."""
+    return mirrored(make(-1)), make(1)
+
+
 def grown(shape: Shape, by: float) -> Shape:
     """The shape with its surface moved outwards by `by` (inwards if negative)."""
     return Shape(shape.lower - by, shape.upper + by, lambda x, y, z: shape.distance(x, y, z) - by)
@@ -60,27 +71,19 @@ def union(*shapes: Shape, blend: float = 0.0) -> Shape:
 
     Each part is evaluated only near its own box; elsewhere the distance is merely large.
     """
-    lower = np.min([s.lower for s in shapes], axis=0) - 0.25 * blend
-    upper = np.max([s.upper for s in shapes], axis=0) + 0.25 * blend
-    reach = blend + 16.0
 
     def distance(x, y, z):
         out = np.full((len(x), len(y), len(z)), FAR, np.float32)
         for shape in shapes:
-            i, j, k = shape.window(x, y, z, reach)
+            i, j, k = shape.window(x, y, z, blend + 16.0)
             part = out[i, j, k]
             if part.size:
                 d = shape.distance(x[i], y[j], z[k])
-                if blend:
-                    round_off = np.maximum(blend - np.abs(part - d), 0)
-                    round_off *= round_off
-                    np.minimum(part, d, out=part)
-                    part -= round_off * np.float32(0.25 / blend)
-                else:
-                    np.minimum(part, d, out=part)
+                part[...] = np.minimum(part, d) - _crease(part, d, blend)
         return out
 
-    return Shape(lower, upper, distance)
+    lower = np.min([s.lower for s in shapes], axis=0) - 0.25 * blend
+    return Shape(lower, np.max([s.upper for s in shapes], axis=0) + 0.25 * blend, distance)
 
 
 def cut(shape: Shape, normal: Point, offset: float, blend: float = 0.0) -> Shape:
@@ -89,12 +92,8 @@ def cut(shape: Shape, normal: Point, offset: float, blend: float = 0.0) -> Shape
     offset = offset / np.linalg.norm(normal)
 
     def distance(x, y, z):
-        a = shape.distance(x, y, z)
-        b = _linear(n, x, y, z) - np.float32(offset)
-        if not blend:
-            return np.maximum(a, b)
-        round_off = np.maximum(blend - np.abs(a - b), 0)
-        return np.maximum(a, b) + round_off * round_off * np.float32(0.25 / blend)
+        a, b = shape.distance(x, y, z), _linear(n, x, y, z) - np.float32(offset)
+        return np.maximum(a, b) + _crease(a, b, blend)
 
     return Shape(shape.lower, shape.upper, distance)
 
@@ -120,27 +119,16 @@ def ellipsoid(center: Point, semi_axes: Point, angles: Point = (0.0, 0.0, 0.0)) 
     aligned = not np.any(np.asarray(angles))
 
     def distance(x, y, z):
+        axes = _minus((x, y, z), c)
         if aligned:
-            p = [v / np.float32(s) for v, s in zip(_minus((x, y, z), c), r, strict=True)]
-            q = [v * v for v in p]
-            k0 = _outer(*q)
-            k1 = _outer(*[v / np.float32(s * s) for v, s in zip(q, r, strict=True)])
+            q = [(v / np.float32(s)) ** 2 for v, s in zip(axes, r, strict=True)]
+            k0, k1 = _outer(*q), _outer(*[v / np.float32(s * s) for v, s in zip(q, r, strict=True)])
         else:
-            k0 = k1 = np.float32(0)
-            px, py, pz = _minus((x, y, z), c)
-            for axis, s in zip(turn.T, r, strict=True):
-                p = _linear(axis / s, px, py, pz)
-                p *= p
-                k0 = k0 + p
-                k1 = k1 + p * np.float32(1 / (s * s))
-        np.sqrt(k0, out=k0)
-        np.sqrt(k1, out=k1)
+            q = [_linear(axis / s, *axes) ** 2 for axis, s in zip(turn.T, r, strict=True)]
+            k0, k1 = sum(q), sum(v * np.float32(1 / (s * s)) for v, s in zip(q, r, strict=True))
+        k0, k1 = np.sqrt(k0), np.sqrt(k1)
         # k1 / k0 is about 1/radius; the floor keeps the centre finite
-        np.maximum(k1, np.float32(1e-6), out=k1)
-        k1 = k0 / k1
-        k0 -= 1
-        k0 *= k1
-        return k0
+        return (k0 - 1) * (k0 / np.maximum(k1, np.float32(1e-6)))
 
     return Shape(c - extent, c + extent, distance)
 
@@ -154,24 +142,11 @@ def capsule(a: Point, b: Point, radius: float, end_radius: float | None = None) 
     """Segment from a to b made thick; the radius changes linearly to `end_radius` at b."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     r0, r1 = radius, radius if end_radius is None else end_radius
-    axis = b - a
-    along = axis / max(float(axis @ axis), 1e-9)
     widest = max(r0, r1)
 
     def distance(x, y, z):
-        px, py, pz = _minus((x, y, z), a)
-        t = _linear(along, px, py, pz)
-        np.clip(t, 0, 1, out=t)
-        out = np.zeros_like(t)
-        for coordinate, part, step in zip(range(3), (px, py, pz), axis, strict=True):
-            d = _place(part, coordinate) - t * np.float32(step)
-            d *= d
-            out += d
-        np.sqrt(out, out=out)
-        t *= np.float32(r1 - r0)
-        out -= t
-        out -= np.float32(r0)
-        return out
+        t, square = _to_segment(a, b - a, x, y, z)
+        return np.sqrt(square) - t * np.float32(r1 - r0) - np.float32(r0)
 
     return Shape(np.minimum(a, b) - widest, np.maximum(a, b) + widest, distance)
 
@@ -183,34 +158,29 @@ def tube(points: Path, radii: float | Point, blend: float = 0.0) -> Shape:
     return union(*[capsule(a, b, r, s) for a, b, r, s in ends], blend=blend)
 
 
+def curve(points: Path, count: int, radii: float | Point, blend: float = 0.0) -> Shape:
+    """`tube` through `count` points of a smooth path."""
+    return tube(smooth_path(points, count), radii, blend)
+
+
 def triangle(a: Point, b: Point, c: Point, radius: float) -> Shape:
     """Flat triangle made thick: all points within `radius` of it."""
     corners = np.asarray([a, b, c], float)
     edges = np.roll(corners, -1, axis=0) - corners
     normal = np.cross(edges[0], -edges[2])
-    area = max(float(np.linalg.norm(normal)), 1e-9)
-    normal = normal / area
+    normal = normal / max(float(np.linalg.norm(normal)), 1e-9)
 
     def distance(x, y, z):
-        height = _linear(normal, x, y, z)
-        height -= np.float32(normal @ corners[0])
+        height = _linear(normal, x, y, z) - np.float32(normal @ corners[0])
         inside = np.full(height.shape, -FAR, np.float32)
         to_edges = np.full(height.shape, FAR * FAR, np.float32)
         for corner, edge in zip(corners, edges, strict=True):
-            px, py, pz = _minus((x, y, z), corner)
-            np.maximum(inside, _linear(np.cross(edge, normal), px, py, pz), out=inside)
-            t = _linear(edge / max(float(edge @ edge), 1e-9), px, py, pz)
-            np.clip(t, 0, 1, out=t)
-            square = np.zeros_like(t)
-            for coordinate, part, step in zip(range(3), (px, py, pz), edge, strict=True):
-                d = _place(part, coordinate) - t * np.float32(step)
-                d *= d
-                square += d
-            np.minimum(to_edges, square, out=to_edges)
+            out = _linear(np.cross(edge, normal), *_minus((x, y, z), corner))
+            np.maximum(inside, out, out=inside)
+            np.minimum(to_edges, _to_segment(corner, edge, x, y, z)[1], out=to_edges)
         return np.where(inside <= 0, np.abs(height), np.sqrt(to_edges)) - np.float32(radius)
 
-    lower, upper = corners.min(axis=0) - radius, corners.max(axis=0) + radius
-    return Shape(lower, upper, distance)
+    return Shape(corners.min(axis=0) - radius, corners.max(axis=0) + radius, distance)
 
 
 def ribbon(left: Path, right: Path, radius: float, blend: float = 0.0) -> Shape:
@@ -279,12 +249,28 @@ def _turn(angles: Point) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
+def _crease(a: np.ndarray, b: np.ndarray, blend: float) -> np.ndarray | np.float32:
+    """What a blend takes off the edge between two surfaces, or fills into it."""
+    if not blend:
+        return np.float32(0)
+    near = np.maximum(blend - np.abs(a - b), 0)
+    return near * near * np.float32(0.25 / blend)
+
+
+def _to_segment(start: np.ndarray, way: np.ndarray, x, y, z) -> tuple[np.ndarray, np.ndarray]:
+    """Of the nearest point of a segment: the share of its way there, and the squared distance."""
+    axes = _minus((x, y, z), start)
+    t = np.clip(_linear(way / max(float(way @ way), 1e-9), *axes), 0, 1)
+    square = np.zeros_like(t)
+    for axis, (along, step) in enumerate(zip(axes, way, strict=True)):
+        d = along.reshape([-1 if a == axis else 1 for a in range(3)]) - t * np.float32(step)
+        d *= d
+        square += d
+    return t, square
+
+
 def _minus(axes, origin) -> list[np.ndarray]:
     return [v - np.float32(o) for v, o in zip(axes, origin, strict=True)]
-
-
-def _place(vector: np.ndarray, axis: int) -> np.ndarray:
-    return vector.reshape([-1 if a == axis else 1 for a in range(3)])
 
 
 def _outer(x, y, z) -> np.ndarray:

@@ -1,31 +1,24 @@
 """A head: brain case, face, jaw, teeth and upper neck, different on the left and the right.
 
 All numbers are world mm in LPS; z = 0 lies a little above the ear holes. `s` is the side: -1
-right, +1 left.
+right, +1 left. Paired parts are drawn on the left.
 """
 
 import numpy as np
 
 from drrlib.lab.phantoms.jaw import paint_jaw, paint_teeth
-from drrlib.lab.phantoms.painting import (
-    Layer,
-    Painting,
-    PerAxis,
-    Phantom,
-    check_seed,
-    grid,
-    phantom,
-)
+from drrlib.lab.phantoms.painting import Marks, Painting, PerAxis, Phantom, phantom
 from drrlib.lab.phantoms.shapes import (
     Shape,
     ball,
     capsule,
+    curve,
     cut,
     ellipsoid,
     grown,
+    pair,
     ribbon,
     ring,
-    smooth_path,
     triangle,
     tube,
     union,
@@ -34,15 +27,9 @@ from drrlib.lab.phantoms.shapes import (
 )
 from drrlib.lab.phantoms.spine import Vertebra
 
-EXTENT = 256.0
-SIDES = (-1, 1)
-
 
 def skull(
-    spacing: PerAxis | None = None,
-    *,
-    shape: PerAxis | None = None,
-    seed: int = 0,
+    spacing: PerAxis | None = None, *, shape: PerAxis | None = None, seed: int = 0
 ) -> Phantom:
     """A head with neck down to C4/C5.
 
@@ -57,22 +44,22 @@ def skull(
     Raises:
         ConfigError: bad spacing, shape or seed.
     """
-    size, spacing = grid(spacing, shape, EXTENT, 1.0)
-    scene = Painting(check_seed(seed))
-    rng = np.random.default_rng([scene.seed, 1])
+    return phantom("skull", _paint, (spacing, shape, seed), kind=1, extent=256.0, spacing=1.0)
+
+
+def _paint(scene: Painting, rng: np.random.Generator) -> Marks:
     vary = _Variation(rng)
     cavity, vault = brain_cavity(vary)
-    scene.paint_layers(
-        soft_tissue(cavity, vary), Layer(0, 25, 10), Layer(2.0, -60, 25), Layer(5.0, 45, 8)
-    )
-    _brain_case(scene, cavity, vault, vary)
+    scene.onion(soft_tissue(cavity, vary), (0, 25, 10), (2.0, -60, 25), (5.0, 45, 8))
+    _brain_case(scene, cavity, vault)
+    _brain(scene, cavity)
     _skull_base(scene, vary)
     _face(scene, vary)
-    _air_spaces(scene, vary)
+    _nose(scene, vary)
+    _sinuses_and_throat(scene)
     paint_jaw(scene, vary.jaw_shift)
     paint_teeth(scene, vary.jaw_shift, rng)
-    marks = _neck(scene, vary)
-    marks |= {
+    return _neck(scene, vary) | {
         "nasion": (0, -86, 16),
         "sella": (0, -15, 8),
         "left gonion": (47.5, -16, -72),
@@ -83,7 +70,6 @@ def skull(
         "inion": (0, 101, 8),
         "menton": (vary.jaw_shift, -84, -99),
     }
-    return phantom(scene, "skull", size, spacing, marks)
 
 
 class _Variation:
@@ -100,8 +86,7 @@ class _Variation:
 
     def orbit(self, s: int) -> np.ndarray:
         """Centre of the opening of an orbit; the left one sits higher."""
-        offset = self.orbit_offset[(s + 1) // 2]
-        return np.array([s * 32.5, -74.0, 3.0 + 1.2 * s]) + offset
+        return vec(s * 32.5, -74.0, 3.0 + 1.2 * s) + self.orbit_offset[(s + 1) // 2]
 
 
 def brain_cavity(vary: _Variation) -> tuple[Shape, Shape]:
@@ -115,8 +100,7 @@ def brain_cavity(vary: _Variation) -> tuple[Shape, Shape]:
     )
     # floor of the front fossa: lowest in the midline, domed over the orbits
     base = cut(upper, (0, -0.06, -1), -10.0, 8.0)
-    for s in SIDES:
-        dome = ellipsoid((s * 31, -56, 0.5 + s), (23, 36, 20), (0, 0, -0.2 * s))
+    for dome in pair(lambda s: ellipsoid((31, -56, 0.5 + s), (23, 36, 20), (0, 0, -0.2))):
         base = without(base, dome)
     cavity = union(
         base,
@@ -132,12 +116,16 @@ def brain_cavity(vary: _Variation) -> tuple[Shape, Shape]:
 
 def soft_tissue(cavity: Shape, vary: _Variation) -> Shape:
     """Skin surface: scalp, face, nose, ears, neck."""
-    j = vary.jaw_shift
-    scalp = grown(cavity, 12.0)
+
+    def ear(s: int) -> Shape:
+        whole = ellipsoid((77 + 0.5 * s, 16, -8 + 3 * s), (5, 17, 30), (-0.25, 0, 0.45))
+        shell = ellipsoid((83 + 0.5 * s, 12, -7 + 3 * s), (5, 9, 18), (-0.25, 0, 0.45))
+        return without(whole, shell)
+
     face = union(
         ellipsoid((0, -42, -12), (67, 53, 60)),
         ellipsoid((0, -40, -62), (53, 52, 46)),
-        capsule((j, -82, -94), (j, -74, -80), 15),
+        capsule((vary.jaw_shift, -82, -94), (vary.jaw_shift, -74, -80), 15),
         ellipsoid((0, 20, -110), (57, 54, 70)),
         capsule((0, 34, -42), (0, 26, -110), 50, 55),
         capsule((0, 26, -110), (0, 28, -190), 55, 64),
@@ -149,61 +137,46 @@ def soft_tissue(cavity: Shape, vary: _Variation) -> Shape:
         capsule((-14, -87, -64), (14, -87, -64), 10),
         blend=8.0,
     )
-    ears = [
-        without(
-            ellipsoid((s * (77 + 0.5 * s), 16, -8 + 3 * s), (5, 17, 30), (-0.25, 0, s * 0.45)),
-            ellipsoid((s * (83 + 0.5 * s), 12, -7 + 3 * s), (5, 9, 18), (-0.25, 0, s * 0.45)),
-        )
-        for s in SIDES
-    ]
-    return union(scalp, face, nose, *ears, blend=10.0)
+    return union(grown(cavity, 12.0), face, nose, *pair(ear), blend=10.0)
 
 
-def _brain_case(scene: Painting, cavity: Shape, vault: Shape, vary: _Variation) -> None:
+def _brain_case(scene: Painting, cavity: Shape, vault: Shape) -> None:
     # two tables with spongy diploe between; the base is thinner than the vault
     brow = ellipsoid((3, -72, 18), (36, 17.5, 15), (0.1, 0, 0))
-    outside = union(
-        grown(vault, 7.2), cut(grown(cavity, 3.8), (0, 0, -1), 38.0, 6.0), brow, blend=8
-    )
-    scene.paint_layers(outside, Layer(0, 1500, 60), Layer(1.9, 620, 90, 110))
-    inner = cut(grown(cavity, 1.8), (0, 0, -1), 38.0)
-    scene.paint_layers(inner, Layer(0, 1600, 60))
-    scene.paint_bone(tube([(0, 96, 14), (1, 101, 8), (0, 97, 2)], 3.5), 1300, 700)  # inion
-    for s in SIDES:
+    base = cut(grown(cavity, 3.8), (0, 0, -1), 38.0, 6.0)
+    outside = union(grown(vault, 7.2), base, brow, blend=8)
+    scene.onion(outside, (0, 1500, 60), (1.9, 620, 90, 110))
+    scene.onion(cut(grown(cavity, 1.8), (0, 0, -1), 38.0), (0, 1600, 60))
+    scene.bone(tube([(0, 96, 14), (1, 101, 8), (0, 97, 2)], 3.5), 1300, 700)  # inion
+    for s, half in scene.sides():
         # brow ridge, large wing of the sphenoid
-        ridge = [(s * 6, -84, 17), (s * 24, -83, 24 + s), (s * 43, -73, 20 + s), (s * 52, -60, 10)]
-        scene.paint_bone(tube(smooth_path(ridge, 8), 4.5), 1300, 700)
-        scene.paint_bone(
-            ribbon(
-                [(s * 22, -26, 13), (s * 40, -30, 14), (s * 56, -36, 22)],
-                [(s * 22, -20, 4), (s * 34, -36, -2), (s * 50, -44, 4)],
-                1.5,
-            ),
-            1200,
-            900,
-        )
-    scene.paint_layers(cavity, Layer(0, 20), Layer(2.5, 37, 2, 3), Layer(7.0, 31, 2, 2))
-    falx = ribbon(
-        [(0, -68, 20), (0, -50, 90), (0, 40, 98), (0, 86, 50)],
-        [(0, -60, 30), (0, -40, 70), (0, 40, 70), (0, 70, 38)],
-        0.8,
-    )
-    scene.paint(falx, 90)
-    scene.paint_layers(tube([(0, -50, 84), (1, -30, 92)], 1.5), Layer(0, 700))  # falx calcification
-    for s in SIDES:
-        front = [(s * 8, -22, 36), (s * 9, 5, 42), (s * 16, 34, 36), (s * 30, 18, 12)]
-        scene.paint(tube(smooth_path(front, 9), [5, 5.5, 5, 5, 5.5, 6.5, 5.5, 4, 3 + s]), 8)
-        scene.paint(ball((s * 17, 36, 33), 2.5), 320)  # calcified plexus
-    scene.paint(ball((1, 14, 26), 2.4), 420)  # calcified pineal gland
+        ridge = [(6, -84, 17), (24, -83, 24 + s), (43, -73, 20 + s), (52, -60, 10)]
+        half.bone(curve(ridge, 8, 4.5), 1300, 700)
+        upper = [(22, -26, 13), (40, -30, 14), (56, -36, 22)]
+        wing = ribbon(upper, [(22, -20, 4), (34, -36, -2), (50, -44, 4)], 1.5)
+        half.bone(wing, 1200, 900)
+
+
+def _brain(scene: Painting, cavity: Shape) -> None:
+    scene.onion(cavity, (0, 20), (2.5, 37, 2, 3), (7.0, 31, 2, 2))
+    low = [(0, -60, 30), (0, -40, 70), (0, 40, 70), (0, 70, 38)]
+    falx = ribbon([(0, -68, 20), (0, -50, 90), (0, 40, 98), (0, 86, 50)], low, 0.8)
+    scene.fill(falx, 90)
+    scene.fill(tube([(0, -50, 84), (1, -30, 92)], 1.5), 700)  # falx calcification
+    for s, half in scene.sides():
+        ventricle = [(8, -22, 36), (9, 5, 42), (16, 34, 36), (30, 18, 12)]
+        half.fill(curve(ventricle, 9, [5, 5.5, 5, 5, 5.5, 6.5, 5.5, 4, 3 + s]), 8)
+        half.fill(ball((17, 36, 33), 2.5), 320)  # calcified plexus
+    scene.fill(ball((1, 14, 26), 2.4), 420)  # calcified pineal gland
     # sutures: narrow wavy gaps cut into the outer table, from ear to ear
     rng = np.random.default_rng(17)
     for tilt, reach, count in ((-0.32, 1.75, 64), (0.96, 1.25, 44)):
         gap = []
         for turn in np.linspace(-reach, reach, count):
             lean = tilt * np.cos(0.75 * turn) + 0.045 * rng.uniform(-1, 1)
-            way = np.array([np.sin(turn) * np.cos(lean), np.sin(lean), np.cos(turn) * np.cos(lean)])
-            gap.append((0, 8, 42) + _reach(cavity, np.array([0, 8, 42.0]), way, 4.4) * way)
-        scene.paint(tube(gap, 1.5), 60)
+            way = vec(np.sin(turn) * np.cos(lean), np.sin(lean), np.cos(turn) * np.cos(lean))
+            gap.append((0, 8, 42) + _reach(cavity, vec(0, 8, 42), way, 4.4) * way)
+        scene.fill(tube(gap, 1.5), 60)
 
 
 def _reach(shape: Shape, start: np.ndarray, way: np.ndarray, height: float) -> float:
@@ -211,133 +184,97 @@ def _reach(shape: Shape, start: np.ndarray, way: np.ndarray, height: float) -> f
     low, high = 20.0, 130.0
     for _ in range(9):
         middle = 0.5 * (low + high)
-        x, y, z = np.float32(start + middle * way).reshape(3, 1)
-        below = float(shape.distance(x, y, z)[0, 0, 0]) < height
+        below = shape.at(start + middle * way) < height
         low, high = (middle, high) if below else (low, middle)
     return low
 
 
 def _skull_base(scene: Painting, vary: _Variation) -> None:
     # clivus from the back of the sella to the foramen magnum, body of the sphenoid
-    scene.paint_bone(
-        tube([(0, -6, 15), (0, -4, 6), (0, 4, -12), (0, 11, -32)], [3, 6, 7, 4]), 1300, 550
-    )
-    scene.paint_bone(ellipsoid((0, -24, -5), (17, 17, 12)), 1100, 500, 2)
-    scene.paint(ball((0, -15, 9), 5.5), 40)
-    for s in SIDES:
+    clivus = [(0, -6, 15), (0, -4, 6), (0, 4, -12), (0, 11, -32)]
+    scene.bone(tube(clivus, [3, 6, 7, 4]), 1300, 550)
+    scene.bone(ellipsoid((0, -24, -5), (17, 17, 12)), 1100, 500, 2)
+    scene.fill(ball((0, -15, 9), 5.5), 40)
+    for s, half in scene.sides():
         # small wing with its clinoid process, side of the foramen magnum
-        scene.paint_bone(tube([(s * 30, -24, 15), (s * 9, -19, 16), (s * 8, -13, 15)], 2.2))
-        scene.paint_bone(tube([(s * 9, 16, -38), (s * 17, 26, -36), (s * 10, 38, -36)], 5), 1300)
-        scene.paint_bone(ellipsoid((s * 13, 15, -42), (7, 11, 6), (0, 0, -s * 0.5)), 1200, 400)
+        half.bone(tube([(30, -24, 15), (9, -19, 16), (8, -13, 15)], 2.2))
+        half.bone(tube([(9, 16, -38), (17, 26, -36), (10, 38, -36)], 5), 1300)
+        half.bone(ellipsoid((13, 15, -42), (7, 11, 6), (0, 0, -0.5)), 1200, 400)
         # petrous pyramid with the very dense ear capsule, mastoid
-        pyramid = [(s * 60, 16, -12), (s * 38, 5 + s, -5), (s * 14, -5, -8)]
-        scene.paint_bone(tube(pyramid, [9, 8.5, 4.5], 6.0), 1300, 480, 2.0)
-        scene.paint(ellipsoid((s * 35, 4 + s, -4), (6.5, 4.5, 4.5), (0, 0, s * 0.5)), 1900)
-        scene.paint(capsule((s * 16, 6, -2), (s * 27, 5, -3), 2.6), 30)
-        scene.paint_bone(
-            tube([(s * 60, 22, -9), (s * 57, 21, -26), (s * 53, 16, -42)], [9, 9, 4.5], 8.0),
-            750,
-            60,
-            1.2,
-        )
-        scene.paint_bone(tube([(s * 40, 5, -16), (s * 36, -2, -46 + 5 * s)], [2.5, 1.2]))
+        pyramid = tube([(60, 16, -12), (38, 5 + s, -5), (14, -5, -8)], [9, 8.5, 4.5], 6.0)
+        half.bone(pyramid, 1300, 480, 2.0)
+        half.fill(ellipsoid((35, 4 + s, -4), (6.5, 4.5, 4.5), (0, 0, 0.5)), 1900)
+        half.fill(capsule((16, 6, -2), (27, 5, -3), 2.6), 30)
+        mastoid = tube([(60, 22, -9), (57, 21, -26), (53, 16, -42)], [9, 9, 4.5], 8.0)
+        half.bone(mastoid, 750, 60, 1.2)
+        half.bone(tube([(40, 5, -16), (36, -2, -46 + 5 * s)], [2.5, 1.2]))
         for a, b, c in vary.cell[:30]:  # mastoid air cells, larger on the left
-            spot = (s * (58 + 5 * b), 22 + 10 * c, -16 + 16 * a)
-            scene.paint_layers(
-                ball(spot, 2.7 + 0.9 * b * c + 0.4 * s), Layer(0, 350), Layer(0.7, -900)
-            )
-        scene.paint(capsule((s * 84, 8, -13), (s * 66, 7, -11), 3.5), -1000)  # ear canal
-        scene.paint(capsule((s * 66, 7, -11), (s * 47, 5, -8), 3.0), -950)
+            cell = ball((58 + 5 * b, 22 + 10 * c, -16 + 16 * a), 2.7 + 0.9 * b * c + 0.4 * s)
+            half.onion(cell, (0, 350), (0.7, -900))
+        half.fill(capsule((84, 8, -13), (66, 7, -11), 3.5), -1000)  # ear canal
+        half.fill(capsule((66, 7, -11), (47, 5, -8), 3.0), -950)
 
 
 def _face(scene: Painting, vary: _Variation) -> None:
-    for s in SIDES:
-        eye = vary.orbit(s)
-        apex = np.array([s * 13.0, -33.0, 5.0])
-        wall = union(capsule(eye + vec(s * 0.0, 2, 0), apex, 21.5, 6), blend=0)
-        scene.paint_layers(cut(wall, (0, -1, 0), 80.0), Layer(0, 800), Layer(1.2, 60))
-        rim = smooth_path(
-            [
-                eye + p
-                for p in (
-                    [-s * 18, -8, 12],
-                    [-s * 20, -8, -4],
-                    [-s * 10, -9, -18],
-                    [s * 8, -7, -20],
-                    [s * 20, 2, -10],
-                    [s * 21, 6, 6],
-                    [s * 12, -3, 19],
-                    [-s * 6, -8, 19],
-                    [-s * 18, -8, 12],
-                )
-            ],
-            25,
-        )
-        scene.paint_bone(tube(rim, 3.3), 1350, 700, 1.6)
+    x, y = [-18, -20, -10, 8, 20, 21, 12, -6, -18], [-8, -8, -9, -7, 2, 6, -3, -8, -8]
+    rim = np.column_stack([x, y, [12, -4, -18, -20, -10, 6, 19, 19, 12]])
+    for s, half in scene.sides():
+        eye, apex = half.place(vary.orbit(s)), (13, -33, 5)
+        wall = capsule(eye + vec(0, 2, 0), apex, 21.5, 6)
+        half.onion(cut(wall, (0, -1, 0), 80.0), (0, 800), (1.2, 60))
+        half.bone(curve(eye + rim, 25, 3.3), 1350, 700, 1.6)
         # upper jaw bone around its sinus, cheek bone, arch
-        scene.paint_bone(grown(_cheek_sinus(s), 2.2), 650, 60, 1.4)
-        scene.paint_bone(
-            tube([(s * 10, -84, -8), (s * 14, -82, -30), (s * 17, -82, -48)], [3.5, 4, 6], 4.0),
-            1000,
-            450,
-        )
-        cheek = [(s * 36, -74, -27), (s * 47, -68, -22), (s * 54, -60, -18)]
-        scene.paint_bone(tube(cheek, [6, 8.5, 6], 5.0), 1350, 500, 2)
-        scene.paint_bone(tube([(s * 53, -62, -18), (s * 53, -66, -4), (s * 51, -66, 12)], 4), 1400)
-        arch = [(s * 54, -60, -19), (s * 63, -42, -20 + s), (s * 67, -20, -17), (s * 62, 2, -12)]
-        scene.paint_bone(tube(smooth_path(arch, 9), 3.4), 1400, 600)
-        # wing plates behind the upper jaw
-        for x in (11, 18):
-            scene.paint_bone(
-                triangle((s * 14, -34, -10), (s * x, -44, -46), (s * x, -33, -44), 1.3)
-            )
+        half.bone(grown(_cheek_sinus(s), 2.2), 650, 60, 1.4)
+        front = tube([(10, -84, -8), (14, -82, -30), (17, -82, -48)], [3.5, 4, 6], 4.0)
+        half.bone(front, 1000, 450)
+        cheek = tube([(36, -74, -27), (47, -68, -22), (54, -60, -18)], [6, 8.5, 6], 5.0)
+        half.bone(cheek, 1350, 500, 2)
+        half.bone(tube([(53, -62, -18), (53, -66, -4), (51, -66, 12)], 4), 1400)
+        arch = [(54, -60, -19), (63, -42, -20 + s), (67, -20, -17), (62, 2, -12)]
+        half.bone(curve(arch, 9, 3.4), 1400, 600)
+        for x in (11, 18):  # wing plates behind the upper jaw
+            half.bone(triangle((14, -34, -10), (x, -44, -46), (x, -33, -44), 1.3))
         # orbit content: fat, eyeball with lens, nerve
-        inner = cut(capsule(eye + vec(0, 0, 0), apex, 18.8, 4.0), (0, -1, 0), 84.0)
-        scene.paint(inner, -70, 8)
-        scene.paint(capsule(eye + vec(0, 8, 0), apex, 2.4), 35)
-        scene.paint_layers(ball(eye + vec(s * 1, -6, 0), 12.2), Layer(0, 55), Layer(1.2, 12))
-        scene.paint(ellipsoid(eye + vec(s * 1, -15, 0), (4.5, 2.4, 4.5)), 85)
-    scene.paint_bone(tube([(0, -85, 18), (0, -91, 8), (0.5, -100, -8)], [5, 4.2, 2.2]), 1300, 600)
+        half.fill(cut(capsule(eye, apex, 18.8, 4.0), (0, -1, 0), 84.0), -70, 8)
+        half.fill(capsule(eye + vec(0, 8, 0), apex, 2.4), 35)
+        half.onion(ball(eye + vec(1, -6, 0), 12.2), (0, 55), (1.2, 12))
+        half.fill(ellipsoid(eye + vec(1, -15, 0), (4.5, 2.4, 4.5)), 85)
+    scene.bone(tube([(0, -85, 18), (0, -91, 8), (0.5, -100, -8)], [5, 4.2, 2.2]), 1300, 600)
 
 
 def _cheek_sinus(s: int) -> Shape:
     """Air of one maxillary sinus, a rounded pyramid; the left one is larger."""
     return union(
-        ellipsoid((s * 31, -64, -27), (14 + 1.4 * s, 13, 10)),
-        ellipsoid((s * 28, -52, -25), (10, 12, 11)),
-        ellipsoid((s * 30, -62, -40 - s), (9 + s, 11, 9)),
+        ellipsoid((31, -64, -27), (14 + 1.4 * s, 13, 10)),
+        ellipsoid((28, -52, -25), (10, 12, 11)),
+        ellipsoid((30, -62, -40 - s), (9 + s, 11, 9)),
         blend=9.0,
     )
 
 
-def _air_spaces(scene: Painting, vary: _Variation) -> None:
-    bent = vary.septum
-    # nasal cavity: pear-shaped, then its walls, the septum and the six conchae
-    cavity = ribbon(
-        [(0, -88, -14), (0, -66, 2), (0, -40, -2)],
-        [(0, -90, -42), (0, -66, -44), (0, -34, -40)],
-        10.5,
-    )
+def _nose(scene: Painting, vary: _Variation) -> None:
+    # nasal cavity: pear-shaped, then its walls, the six conchae, nostrils and the septum
+    low = [(0, -90, -42), (0, -66, -44), (0, -34, -40)]
+    cavity = ribbon([(0, -88, -14), (0, -66, 2), (0, -40, -2)], low, 10.5)
     narrow = ribbon([(0, -84, 2), (0, -44, 8)], [(0, -86, -12), (0, -44, -10)], 5)
     nose = union(cavity, narrow, blend=8)
-    scene.paint_layers(cut(nose, (0, -1, 0), 82), Layer(0, 450), Layer(0.9, 30))
-    scene.paint_layers(nose, Layer(2.2, -1000))
-    for s in SIDES:
+    scene.onion(cut(nose, (0, -1, 0), 82), (0, 450), (0.9, 30))
+    scene.onion(nose, (2.2, -1000))
+    for s, half in scene.sides():
         for z, r in ((-41, 4.6), (-29, 4.0), (-17, 2.8)):
-            scene.paint_layers(
-                capsule((s * 7.5, -84, z), (s * 7.5, -46, z - 1), r - 0.3 * s),
-                Layer(0, 40),
-                Layer(r - 1.2, 350),
-            )
-        scene.paint(capsule((s * 6, -104, -38), (s * 6, -88, -40), 4), -1000)  # nostril
-        scene.paint(_cheek_sinus(s), -1000)
+            concha = capsule((7.5, -84, z), (7.5, -46, z - 1), r - 0.3 * s)
+            half.onion(concha, (0, 40), (r - 1.2, 350))
+        half.fill(capsule((6, -104, -38), (6, -88, -40), 4), -1000)  # nostril
+        half.fill(_cheek_sinus(s), -1000)
         for a, b, c in vary.cell[30:54]:  # ethmoid cells
-            center = (s * (9 + 2.5 * a * b), -58 + 19 * b, 3 + 8 * c - 3 * b)
-            scene.paint_layers(ball(center, 5.0 + 1.3 * a), Layer(0, 450), Layer(0.9, -990))
-    plate = [(bent * t, y, 0) for t, y in ((0.1, -92), (0.9, -76), (1.0, -60), (0.2, -38))]
-    scene.paint(
-        ribbon([(x, y, 4) for x, y, _ in plate], [(x, y, -44) for x, y, _ in plate], 1.1), 330
-    )
+            cell = ball((9 + 2.5 * a * b, -58 + 19 * b, 3 + 8 * c - 3 * b), 5.0 + 1.3 * a)
+            half.onion(cell, (0, 450), (0.9, -990))
+    plate = np.array([(0.1, -92, 0), (0.9, -76, 0), (1.0, -60, 0), (0.2, -38, 0)])
+    plate *= (vary.septum, 1, 1)
+    scene.fill(ribbon(plate + vec(0, 0, 4), plate + vec(0, 0, -44), 1.1), 330)
+
+
+def _sinuses_and_throat(scene: Painting) -> None:
     # frontal sinus: two unequal lobes inside the brow; sphenoid sinus with an oblique wall
     big = union(
         ellipsoid((9, -81, 24), (9, 4.5, 11), (0.15, 0, 0.1)),
@@ -351,57 +288,38 @@ def _air_spaces(scene: Painting, vary: _Variation) -> None:
         blend=3,
     )
     for sinus in (big, small):
-        scene.paint_layers(sinus, Layer(-1.3, 1300), Layer(0, -1000))
-    scene.paint(ellipsoid((6, -26, -6), (11, 12, 8.5)), -1000)
-    scene.paint(ellipsoid((-9, -27, -7), (5, 10, 6.5)), -1000)
-    # throat
+        scene.onion(sinus, (-1.3, 1300), (0, -1000))
+    scene.fill(ellipsoid((6, -26, -6), (11, 12, 8.5)), -1000)
+    scene.fill(ellipsoid((-9, -27, -7), (5, 10, 6.5)), -1000)
     pharynx = [(0, -30, -30), (0, -20, -44), (0, -16, -62), (0, -17, -84), (0, -22, -104)]
-    scene.paint(
-        union(
-            tube(smooth_path(pharynx, 9), [8, 8, 7, 6, 6.5, 7, 8, 7, 7], 4),
-            capsule((0, -24, -108), (0, -22, -200), 8.5),
-            blend=5,
-        ),
-        -1000,
-    )
-    scene.paint(
-        ribbon([(-12, -82, -54), (12, -82, -54)], [(-13, -34, -52), (14, -34, -52)], 0.9), -900
-    )
+    throat = curve(pharynx, 9, [8, 8, 7, 6, 6.5, 7, 8, 7, 7], 4)
+    scene.fill(union(throat, capsule((0, -24, -108), (0, -22, -200), 8.5), blend=5), -1000)
+    mouth = ribbon([(-12, -82, -54), (12, -82, -54)], [(-13, -34, -52), (14, -34, -52)], 0.9)
+    scene.fill(mouth, -900)
 
 
-def _neck(scene: Painting, vary: _Variation) -> dict[str, np.ndarray]:
+def _neck(scene: Painting, vary: _Variation) -> Marks:
     # atlas: a ring with side masses; axis with its tooth; then plain vertebrae
-    c1 = np.array([0.8, 24.0, -53.0])
-    scene.paint_bone(
-        without(ring(c1, 19.5, 3.8, (0.08, 0.05, 0)), ball(c1 + vec(0, 4, 0), 13)), 1300, 600
-    )
-    for s in SIDES:
-        scene.paint_bone(ellipsoid(c1 + vec(s * 18, -8, s * 0.8), (7.5, 10, 7.5)), 1000, 350)
-        scene.paint_bone(
-            capsule(c1 + vec(s * 24, -4, 0), c1 + vec(s * (37 + s), -1, -2), 4), 1000, 350
-        )
-    scene.paint_bone(capsule(c1 + vec(0, 20, 0), c1 + vec(0, 24, -1), 4), 1000, 350)
-    y = [13.5, 11.5, 10.5, 11.5, 14.5, 19.5]
-    z = [-71.0, -90.0, -107.0, -124.0, -141.0, -159.0]
+    c1 = vec(0.8, 24.0, -53.0)
+    atlas = without(ring(c1, 19.5, 3.8, (0.08, 0.05, 0)), ball(c1 + vec(0, 4, 0), 13))
+    scene.bone(atlas, 1300, 600)
+    for s, half in scene.sides():
+        at = half.place(c1)
+        half.bone(ellipsoid(at + vec(18, -8, s * 0.8), (7.5, 10, 7.5)), 1000, 350)
+        half.bone(capsule(at + vec(24, -4, 0), at + vec(37 + s, -1, -2), 4), 1000, 350)
+    scene.bone(capsule(c1 + vec(0, 20, 0), c1 + vec(0, 24, -1), 4), 1000, 350)
+    depth = [13.5, 11.5, 10.5, 11.5, 14.5, 19.5]
+    level = [-71.0, -90.0, -107.0, -124.0, -141.0, -159.0]
+    pitch = [0.12, 0.16, 0.06, -0.06, -0.16, -0.22]
     marks = {}
-    for i, (yi, zi) in enumerate(zip(y, z, strict=True)):
+    for i, (y, z) in enumerate(zip(depth, level, strict=True)):
         shift, turn = vary.neck[i]
-        first = i == 0
-        bone = Vertebra(
-            (0.8 * shift, yi, zi),
-            21 if first else 19.5 + i,
-            16.5,
-            18 if first else 14.0,
-            pitch=(0.12, 0.16, 0.06, -0.06, -0.16, -0.22)[i],
-            spinous=22 if first else 15 + 3 * i,
-            drop=5 + i,
-            transverse=25 + 0.4 * i,
-            canal=16,
-            yaw=0.05 * turn,
-        )
+        width, height, spinous = (21, 18, 22) if i == 0 else (19.5 + i, 14.0, 15 + 3 * i)
+        size = dict(drop=5 + i, transverse=25 + 0.4 * i, canal=16, spinous=spinous)
+        marks[f"C{i + 2}"] = center = (0.8 * shift, y, z)
+        bone = Vertebra(center, width, 16.5, height, pitch[i], yaw=0.05 * turn, **size)
         bone.paint(scene, 450, 1150)
-        marks[f"C{i + 2}"] = np.array(bone.center)
     tooth = capsule((0.5, 13, -66), (0.5, 9.5, -46), 5.6, 4.6)
-    scene.paint_bone(tooth, 1200, 450, 1.8)
-    scene.paint(ball((0.5, 2.0, -52), 2.0), 60)
+    scene.bone(tooth, 1200, 450, 1.8)
+    scene.fill(ball((0.5, 2.0, -52), 2.0), 60)
     return {name: marks[name] for name in ("C2", "C3", "C4")}

@@ -27,12 +27,12 @@ class Vertebra:
     width: float
     depth: float
     height: float
-    pitch: float = 0.0
-    spinous: float = 25.0
-    drop: float = 12.0
-    transverse: float = 30.0
-    canal: float = 15.0
-    yaw: float = 0.0
+    pitch: float
+    spinous: float
+    drop: float
+    transverse: float
+    canal: float
+    yaw: float
 
     def point(self, x: float, y: float, z: float) -> np.ndarray:
         """World mm of a point given from the body's centre, along the vertebra's own axes."""
@@ -41,15 +41,8 @@ class Vertebra:
         y, z = cp * y + sp * z, cp * z - sp * y
         return np.array(self.center) + vec(cy * x - sy * y, sy * x + cy * y, z)
 
-    def body(self) -> Shape:
-        """The body: a column with a waist between two tilted end plates."""
-        return self._drum(0.0, self.height, 1.0, 0.07 * self.width)
-
-    def disc(self) -> Shape:
-        """The disc below the body."""
-        return self._drum(-0.62 * self.height, 0.26 * self.height, 0.94, 0.0)
-
     def _drum(self, level: float, height: float, scale: float, waist: float) -> Shape:
+        """A column with a waist between two tilted end plates."""
         center = self.point(0, 0, level)
         normal = np.array([0.0, np.sin(self.pitch), np.cos(self.pitch)])
         middle = float(normal @ center)
@@ -59,43 +52,32 @@ class Vertebra:
         solid = cut(solid, normal, middle + 0.5 * height, 3.0)
         return cut(solid, -normal, 0.5 * height - middle, 3.0)
 
-    def arch(self) -> Shape:
+    def _arch(self) -> Shape:
         """Pedicles, joint pillars, laminae, transverse and spinous processes."""
-        w, d, h = 0.5 * self.width, 0.5 * self.depth, self.height
-        thin = 0.16 * h + 0.8
-        back = d + self.canal
-        parts = []
+        w, d, h, at = 0.5 * self.width, 0.5 * self.depth, self.height, self.point
+        thin, canal = 0.16 * h + 0.8, self.canal
+        back, parts = d + canal, []
         for side in (-1, 1):
-            pillar = self.point(side * w * 0.85, d + 0.5 * self.canal, 0.0)
+            top = at(side * w * 0.85, d + 0.4 * canal, 0.5 * h)
+            low = at(side * w * 0.8, d + 0.65 * canal, -0.55 * h)
+            pillar = at(side * w * 0.85, d + 0.5 * canal, 0.0)
+            tip = at(side * self.transverse, d + 0.55 * canal, 0.05 * h)
             parts += [
-                capsule(self.point(side * w * 0.6, d * 0.75, 0.15 * h), pillar, thin * 1.1),
-                capsule(
-                    self.point(side * w * 0.85, d + 0.4 * self.canal, 0.5 * h),
-                    self.point(side * w * 0.8, d + 0.65 * self.canal, -0.55 * h),
-                    thin * 1.25,
-                ),
-                capsule(pillar, self.point(0, back + thin, -0.2 * h), thin),
-                capsule(
-                    pillar,
-                    self.point(side * self.transverse, d + 0.55 * self.canal, 0.05 * h),
-                    thin,
-                    thin * 0.8,
-                ),
+                capsule(at(side * w * 0.6, d * 0.75, 0.15 * h), pillar, thin * 1.1),
+                capsule(top, low, thin * 1.25),
+                capsule(pillar, at(0, back + thin, -0.2 * h), thin),
+                capsule(pillar, tip, thin, thin * 0.8),
             ]
-        root, tip = (0, back + thin, -0.2 * h), (0, back + self.spinous, -0.2 * h - self.drop)
-        parts += [
-            capsule(self.point(*root), self.point(*tip), thin * 0.8, thin * 1.1),
-            capsule(
-                self.point(root[0], root[1], root[2] - 0.3 * h),
-                self.point(tip[0], tip[1], tip[2] - 0.2 * h),
-                thin * 0.7,
-                thin,
-            ),
-        ]
+        for below, behind, start, end in ((0.0, 0.0, 0.8, 1.1), (0.3, 0.2, 0.7, 1.0)):
+            root = at(0, back + thin, -0.2 * h - below * h)
+            tip = at(0, back + self.spinous, -0.2 * h - self.drop - behind * h)
+            parts.append(capsule(root, tip, thin * start, thin * end))
         return union(*parts, blend=3.0)
 
-    def paint(self, scene: Painting, spongy: float = 230.0, cortex: float = 850.0) -> None:
+    def paint(self, scene: Painting, spongy: float, cortex: float) -> None:
         """Put the vertebra and a trace of its lower disc into the scene."""
-        scene.paint(self.disc(), 95)
-        scene.paint_bone(self.arch(), cortex, 1.3 * spongy, 1.5)
-        scene.paint_bone(self.body(), cortex, spongy, 1.3)
+        disc = self._drum(-0.62 * self.height, 0.26 * self.height, 0.94, 0.0)
+        body = self._drum(0.0, self.height, 1.0, 0.07 * self.width)
+        scene.fill(disc, 95)
+        scene.bone(self._arch(), cortex, 1.3 * spongy, 1.5)
+        scene.bone(body, cortex, spongy, 1.3)

@@ -1,4 +1,9 @@
-"""One look for all figures: `use_style` first, then small helpers for grey images and overlays."""
+"""One look for all figures: `use_style` first, then small helpers for grey images and overlays.
+
+Images are tensors or arrays with one image each, [..., height, width]; bright is dense. Figures
+show them in a grid of so many `columns` and a `width` [inch], with a line of text, its label, under
+each. ConfigError: no image, or not one label for each.
+"""
 
 from collections.abc import Sequence
 
@@ -30,30 +35,25 @@ OPTIMIZER_COLORS = {
 
 def use_style() -> None:
     """Set matplotlib's defaults: 8 pt, 3.5 inch wide, colour-blind-safe, no titles needed."""
-    plt.rcParams.update(
-        {
-            "figure.figsize": (NARROW, 0.7 * NARROW),
-            "figure.dpi": 120,
-            "figure.constrained_layout.use": True,
-            "savefig.dpi": 200,
-            "svg.hashsalt": "drrlib",  # the same figure gives the same file
-            "font.size": 8,
-            "axes.prop_cycle": matplotlib.cycler(
-                color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]
-            ),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": False,
-            "legend.frameon": False,
-            "lines.linewidth": 1.2,
-            "image.cmap": "gray",
-            "image.interpolation": "nearest",
-        }
-    )
+    style = {
+        "figure.figsize": (NARROW, 0.7 * NARROW),
+        "figure.dpi": 120,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 200,
+        "svg.hashsalt": "drrlib",  # the same figure gives the same file
+        "font.size": 8,
+        "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK]),
+        "axes.grid": False,
+        "legend.frameon": False,
+        "lines.linewidth": 1.2,
+        "image.cmap": "gray",
+        "image.interpolation": "nearest",
+    }
+    plt.rcParams.update(style | {f"axes.spines.{side}": False for side in ("top", "right")})
 
 
 def as_image(image) -> np.ndarray:
-    """A tensor or array with one image, of any shape [..., height, width], as float [H, W].
+    """One image as float [H, W].
 
     Raises:
         ShapeError: fewer than two axes, or more than one image.
@@ -77,20 +77,12 @@ def show_images(
     columns: int = 4,
     width: float = WIDE,
 ) -> Figure:
-    """Grey images in a grid, all in one window (default: their common range), stated below.
-
-    Args:
-        images: One image each, [..., height, width]; bright is dense.
-        labels: One line of text under each image.
-        window: Values shown as black and as white.
-        columns: Images in a row.
-        width: Of the figure [inch].
-    """
+    """Grey images, all in one window (black, white; default: their common range), stated below."""
     arrays = [as_image(image) for image in images]
-    if not arrays:
-        raise ConfigError("got no image; expected at least one")
-    low, high = window or (min(a.min() for a in arrays), max(a.max() for a in arrays))
-    figure = _grid(arrays, labels, columns, width, [(low, high)] * len(arrays))
+    if arrays:
+        low, high = window or (min(a.min() for a in arrays), max(a.max() for a in arrays))
+        window = (low, high)
+    figure = _grid(arrays, labels, columns, width, [window] * len(arrays))
     figure.supxlabel(f"grey window {round(low, 3):g} to {round(high, 3):g}", fontsize=7)
     return figure
 
@@ -116,7 +108,7 @@ def show_radiographs(
     columns: int = 4,
     width: float = WIDE,
 ) -> Figure:
-    """Grey images in a grid, each in a window of its own, stated under it; bright is dense.
+    """Grey images, each in a window of its own, stated under it.
 
     Anatomies and views differ too much in thickness for one window; for a comparison of grey
     values use `show_images`.
@@ -135,21 +127,16 @@ def show_signed(
     columns: int = 3,
     width: float = WIDE,
 ) -> Figure:
-    """Images of both signs in a grid: blue below zero, white at zero, red above.
+    """Images of both signs: blue below zero, white at zero, red above.
 
-    Args:
-        images: One image each, [..., height, width].
-        labels: One line of text under each image; the limit is added.
-        limits: Absolute value of full colour, for each image; default: the 99th percentile.
-        columns: Images in a row.
-        width: Of the figure [inch].
+    `limits` are the absolute values of full colour, for each image; default: the 99th percentile.
+    They are added to the labels.
     """
     arrays = [as_image(image) for image in images]
     if limits is None:
         limits = [float(np.percentile(np.abs(a), 99)) or 1.0 for a in arrays]
     labels = [f"{t}, ±{m:.2g}" for t, m in zip(labels, limits, strict=True)]
-    windows = [(-m, m) for m in limits]
-    figure = _grid(arrays, labels, columns, width, windows, cmap="RdBu_r")
+    figure = _grid(arrays, labels, columns, width, [(-m, m) for m in limits], cmap="RdBu_r")
     figure.supxlabel("blue: negative, red: positive; full colour at the value stated", fontsize=7)
     return figure
 
@@ -163,8 +150,7 @@ def show_overlays(
     width: float = WIDE,
 ) -> Figure:
     """Overlays of one fixed image with the moving ones, such as the steps of a registration."""
-    arrays = [overlay(fixed, image) for image in moving]
-    figure = _grid(arrays, labels, columns, width)
+    figure = _grid([overlay(fixed, image) for image in moving], labels, columns, width)
     figure.supxlabel("red: fixed only, cyan: moving only, grey: both", fontsize=7)
     return figure
 
@@ -177,9 +163,7 @@ def overlay(fixed, moving) -> np.ndarray:
     Raises:
         ShapeError: the images differ in size.
     """
-    red, cyan = _unit_range(as_image(fixed)), _unit_range(as_image(moving))
-    if red.shape != cyan.shape:
-        raise ShapeError(f"fixed is {red.shape}, moving is {cyan.shape}; expected one size")
+    red, cyan = _unit_pair(fixed, moving)
     return np.stack([red, cyan, cyan], axis=-1)
 
 
@@ -192,9 +176,7 @@ def checkerboard(fixed, moving, tiles: int = 8) -> np.ndarray:
         ShapeError: the images differ in size.
         ConfigError: fewer than one tile, or tiles smaller than a pixel.
     """
-    a, b = _unit_range(as_image(fixed)), _unit_range(as_image(moving))
-    if a.shape != b.shape:
-        raise ShapeError(f"fixed is {a.shape}, moving is {b.shape}; expected one size")
+    a, b = _unit_pair(fixed, moving)
     if not 1 <= tiles <= a.shape[1]:
         raise ConfigError(f"tiles is {tiles}; expected 1 to {a.shape[1]}, the columns")
     size = a.shape[1] / tiles
@@ -202,9 +184,13 @@ def checkerboard(fixed, moving, tiles: int = 8) -> np.ndarray:
     return np.where((i[:, None] + j) % 2 == 0, a, b)
 
 
-def _unit_range(array: np.ndarray) -> np.ndarray:
-    low, high = array.min(), array.max()
-    return (array - low) / (high - low) if high > low else np.zeros_like(array)
+def _unit_pair(fixed, moving) -> list[np.ndarray]:
+    """Both images, each scaled from its own range to 0..1."""
+    pair = [as_image(fixed), as_image(moving)]
+    if pair[0].shape != pair[1].shape:
+        raise ShapeError(f"fixed is {pair[0].shape}, moving is {pair[1].shape}; expected one size")
+    ranges = [(a, a.min(), a.max()) for a in pair]
+    return [(a - x) / (y - x) if y > x else np.zeros_like(a) for a, x, y in ranges]
 
 
 def _grid(arrays, labels, columns: int, width: float, windows=None, **show) -> Figure:

@@ -1,15 +1,19 @@
 """Figures of studies: success rates with intervals, losses over steps, success over distance,
 distributions of errors, picked landmarks.
 
-All take saved tables (`success_table`, records of `registration_trials`), so that results replot
-without a run. Each draws into the axes it is given.
+All draw into the axes that they are given, from saved tables, so that results replot without a
+run: `table` holds rows of `success_table`, `success_by_distance` or as stated, `trials` records of
+`registration_trials`. `label` is the column that tells groups apart (None: one group), with a
+colour for each in `colors`; `name` is for the legend, `style` of the line, for matplotlib.
+Intervals are Wilson's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from drrlib.errors import ConfigError
@@ -22,40 +26,28 @@ CRITERION_MARKS = dict(zip(CRITERIA, "osD", strict=True))
 def draw_rates(
     axes: Axes, table: pd.DataFrame, label: str, paper: Mapping[str, float] | None = None
 ) -> None:
-    """Success rates with Wilson intervals, a row per value of column `label`, a mark per
-    criterion that the table has.
+    """Success rates, a row per value of column `label`, a mark per criterion of the table.
 
-    Args:
-        table: Rows of `success_table`.
-        paper: The paper's rate [%] for some of the rows, drawn as a cross.
+    `paper` holds the paper's rate [%] for some of the rows, drawn as a cross.
     """
     names = list(dict.fromkeys(table[label]))
     known = [criterion for criterion in CRITERION_MARKS if (table["criterion"] == criterion).any()]
     for k, criterion in enumerate(known):
-        part, mark = table[table["criterion"] == criterion], CRITERION_MARKS[criterion]
-        part = part.set_index(label).loc[names]
-        rate = part["rate_percent"]
-        # At 0 and 100 % rounding may put the rate outside of its interval.
-        error = [(rate - part["low_percent"]).clip(0), (part["high_percent"] - rate).clip(0)]
+        part = table[table["criterion"] == criterion].set_index(label).loc[names]
         place = np.arange(len(names)) + 0.22 * (k - (len(known) - 1) / 2)
-        axes.errorbar(rate, place, xerr=error, fmt=mark, ms=3.5, lw=1, label=criterion)
+        look = dict(fmt=CRITERION_MARKS[criterion], ms=3.5, lw=1, label=criterion)
+        axes.errorbar(part["rate_percent"], place, xerr=_interval(part), **look)
     for name, rate in (paper or {}).items():
         first = "paper" if name == next(iter(paper)) else None
         axes.plot(rate, names.index(name), "x", color=BLACK, ms=7, mew=1.5, label=first)
-    axes.set(xlim=(-3, 103), xlabel="successful starts [%]", yticks=range(len(names)))
-    axes.set_yticklabels(names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set(xlim=(-3, 103), xlabel="successful starts [%]")
+    _rows(axes, names)
 
 
 def draw_losses(axes: Axes, trials: pd.DataFrame, label: str, colors: Mapping[str, str]) -> None:
     """Median loss over steps with the band from the first to the third quartile, per group.
 
-    A start that has ended keeps its lowest loss.
-
-    Args:
-        trials: Records with columns loss_<step>.
-        label: Column that tells the groups apart.
-        colors: A colour per group.
+    A start that has ended keeps its lowest loss; the trials need columns loss_<step>.
     """
     for name, part in trials.groupby(label, sort=False):
         steps, losses = traces(part)
@@ -79,13 +71,7 @@ def draw_traces(axes: Axes, trials: pd.DataFrame, success: pd.Series) -> None:
 
 
 def draw_distance(axes: Axes, table: pd.DataFrame, criterion: str, name: str, **style) -> None:
-    """Success rate of one criterion over the start's error, with Wilson's band.
-
-    Args:
-        table: Rows of `success_by_distance`.
-        name: For the legend.
-        style: Of the line, for matplotlib.
-    """
+    """Success rate of one criterion over the start's error, with the interval as a band."""
     part = table[table["criterion"] == criterion]
     middle = (part["from_mm"] + part["to_mm"]) / 2
     line = axes.plot(middle, part["rate_percent"], "o", ms=3, label=name, **style)[0]
@@ -101,23 +87,17 @@ def plot_success_curve(
     label: str | None = None,
     colors: Mapping[str, str] | None = None,
 ) -> None:
-    """Success by mTRE < 1 mm over the start's mTRE with Wilson's band, per group.
+    """Success by mTRE < 1 mm over the start's mTRE, binned by `edges` [mm], per group.
 
     A dashed line in the group's colour ends its capture range, which the legend has in mm; the
     dotted line is at 95 %.
-
-    Args:
-        trials: Records of `registration_trials`.
-        edges: Of the bins of the start's mTRE [mm].
-        label: Column that tells the groups apart; None: one group.
-        colors: A colour per group.
     """
-    for name, part in _groups(trials, label):
+    for name, part, style in _groups(trials, label, colors):
         reach = capture_range(part, edges)
         text = f"{name}: " * (label is not None)
         text += "none" if np.isnan(reach) else f"{reach:.0f} mm"
-        style = dict(ls="-", color=colors[name]) if colors else dict(ls="-")
-        draw_distance(axes, success_by_distance(part, edges), FOUND, text, **style)
+        table = success_by_distance(part, edges)
+        draw_distance(axes, table, FOUND, text, ls="-", **style)
         if not np.isnan(reach):
             axes.axvline(reach, color=axes.lines[-1].get_color(), ls="--", lw=0.8)
     axes.axhline(95, color=BLACK, ls=":", lw=0.6)
@@ -134,16 +114,10 @@ def plot_error_distribution(
     """Share of trials that end below an mTRE, per group, with the line of success at 1 mm.
 
     The curve of a group with lost trials (NaN) ends below 100 %.
-
-    Args:
-        trials: Records with a column mtre_mm.
-        label: Column that tells the groups apart; None: one group.
-        colors: A colour per group.
     """
-    for name, part in _groups(trials, label):
+    for name, part, style in _groups(trials, label, colors):
         error = np.sort(part["mtre_mm"].to_numpy(float))  # NaN last
         share = 100 * np.arange(1, len(error) + 1) / len(error)
-        style = dict(color=colors[name]) if colors else {}
         axes.step(error, share, where="post", label=name, **style)
     axes.axvline(1.0, color=BLACK, ls=":", lw=0.8)
     axes.set(xscale="log", ylim=(-3, 103), xlabel="mTRE at the end [mm]", ylabel="trials [%]")
@@ -152,31 +126,18 @@ def plot_error_distribution(
 
 
 def draw_quartiles(axes: Axes, trials: pd.DataFrame, x: str, y: str, name: str, **style) -> None:
-    """Median of column `y` over the values of column `x`, from the first to the third quartile.
-
-    Args:
-        name: For the legend.
-        style: Of the line, for matplotlib.
-    """
+    """Median of column `y` over the values of column `x`, from the first to the third quartile."""
     parts = trials.groupby(x)[y]
     low, middle, high = (parts.quantile(q) for q in (0.25, 0.5, 0.75))
-    error = [middle - low, high - middle]
-    axes.errorbar(middle.index, middle, yerr=error, fmt="o", ms=3, capsize=2, label=name, **style)
+    look = dict(fmt="o", ms=3, capsize=2, label=name) | style
+    axes.errorbar(middle.index, middle, yerr=[middle - low, high - middle], **look)
 
 
 def draw_success(axes: Axes, table: pd.DataFrame, x: str, criterion: str, name: str, **style):
-    """Success rate of one criterion over the values of column `x`, with Wilson's interval.
-
-    Args:
-        table: Rows of `success_table`.
-        name: For the legend.
-        style: Of the line, for matplotlib.
-    """
+    """Success rate of one criterion over the values of column `x`."""
     part = table[table["criterion"] == criterion].sort_values(x)
-    rate = part["rate_percent"]
-    # At 0 and 100 % rounding may put the rate outside of its interval.
-    error = [(rate - part["low_percent"]).clip(0), (part["high_percent"] - rate).clip(0)]
-    axes.errorbar(part[x], rate, yerr=error, fmt="o", ms=3, capsize=2, label=name, **style)
+    look = dict(fmt="o", ms=3, capsize=2, label=name) | style
+    axes.errorbar(part[x], part["rate_percent"], yerr=_interval(part), **look)
     axes.set(ylabel="successful starts [%]", ylim=(-3, 103))
 
 
@@ -221,30 +182,16 @@ def traces(trials: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_rate_search(axes: Axes, table: pd.DataFrame) -> None:
-    """Scores of learning-rate pairs as a map; the chosen pair is framed.
-
-    Args:
-        table: Rows of `rate_trials` of one step rule.
-    """
+    """Scores of learning-rate pairs, rows of `rate_trials`, as a map; the best pair is framed."""
     grid = table.pivot(index="lr_rotation", columns="lr_translation", values="score")
     axes.imshow(grid, cmap="Blues_r", vmin=-6, vmax=0, aspect="auto", origin="lower")
-    for (i, j), value in np.ndenumerate(grid.to_numpy()):
-        dark = {"color": "w" if value < -3 else "k"}
-        axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=6, **dark)
+    _numbers(axes, grid, ".1f", lambda score: score < -3, fontsize=6)
     best = table.loc[table["score"].idxmin()]
-    i, j = (
-        list(x).index(best[k])
-        for x, k in ((grid.index, "lr_rotation"), (grid.columns, "lr_translation"))
-    )
-    axes.add_patch(_frame(j, i))
-    axes.set(xticks=range(len(grid.columns)), yticks=range(len(grid.index)))
-    axes.set_xticklabels([f"{x:g}" for x in grid.columns])
-    axes.set_yticklabels([f"{x:g}" for x in grid.index])
+    i, j = grid.index.get_loc(best["lr_rotation"]), grid.columns.get_loc(best["lr_translation"])
+    axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, color=RED, lw=2))
+    axes.set_xticks(range(len(grid.columns)), [f"{x:g}" for x in grid.columns])
+    axes.set_yticks(range(len(grid.index)), [f"{x:g}" for x in grid.index])
     axes.set(xlabel="rate of translation", ylabel="rate of rotation")
-
-
-def _groups(trials: pd.DataFrame, label: str | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    yield from [("", trials)] if label is None else trials.groupby(label, sort=False)
 
 
 def draw_shards(axes: Axes, table: pd.DataFrame, color: str = BLUE) -> None:
@@ -257,29 +204,43 @@ def draw_shards(axes: Axes, table: pd.DataFrame, color: str = BLUE) -> None:
     names = list(dict.fromkeys(table["worker"]))
     rows, seconds = [names.index(x) for x in table["worker"]], table["ended"] - table["began"]
     axes.barh(rows, seconds, left=table["began"], height=0.6, color=color, ec="w", lw=0.8)
-    axes.set(xlabel="time [s]", yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticklabels(names)
-
-
-def _frame(column: float, row: float):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, color=RED, lw=2)
+    axes.set_xlabel("time [s]")
+    _rows(axes, names)
 
 
 def draw_rate_map(axes: Axes, table: pd.DataFrame, rows: str, columns: str) -> None:
-    """Success rates [%] as a map, dark for high ones, with the number in each field.
-
-    Args:
-        table: Columns `rows`, `columns` and rate_percent; one row for each field.
-    """
+    """Column rate_percent over columns `rows` and `columns` as a map, dark for high rates, with
+    the number in each field; a row of the table for each."""
     order = [list(dict.fromkeys(table[name])) for name in (rows, columns)]
-    wide = table.pivot(index=rows, columns=columns, values="rate_percent")
-    wide = wide.loc[order[0], order[1]]
+    wide = table.pivot(index=rows, columns=columns, values="rate_percent").loc[order[0], order[1]]
     axes.imshow(wide, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (i, j), rate in np.ndenumerate(wide.to_numpy()):
-        axes.text(j, i, f"{rate:.0f}", ha="center", va="center", color="w" if rate > 55 else "k")
+    _numbers(axes, wide, ".0f", lambda rate: rate > 55)
     axes.set_xticks(range(len(order[1])), order[1], rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(order[0])), order[0])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+
+
+def _numbers(axes: Axes, grid: pd.DataFrame, digits: str, dark: Callable, **look) -> None:
+    """Every value in its field, white where that is dark."""
+    look |= dict(ha="center", va="center")
+    for (i, j), value in np.ndenumerate(grid.to_numpy()):
+        axes.text(j, i, f"{value:{digits}}", color="w" if dark(value) else "k", **look)
+
+
+def _interval(table: pd.DataFrame) -> list[pd.Series]:
+    """Below and above each rate; at 0 and 100 % rounding may put the rate outside of its own."""
+    rate = table["rate_percent"]
+    return [(rate - table["low_percent"]).clip(0), (table["high_percent"] - rate).clip(0)]
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names at the left, the first one on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _groups(trials: pd.DataFrame, label: str | None, colors) -> Iterator[tuple]:
+    """Name, trials and look of each group."""
+    for name, part in [("", trials)] if label is None else trials.groupby(label, sort=False):
+        yield name, part, dict(color=colors[name]) if colors else {}

@@ -44,6 +44,7 @@ else:
 WORKS = {"registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials}
 # Works whose protocol is one entry of many.
 _PROTOCOL_INSIDE = (rate_trials, pipeline_trials, landmark_trials, similarity_trials)
+_WRITERS = {".parquet": pd.DataFrame.to_parquet, ".csv": pd.DataFrame.to_csv}
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 
 
@@ -58,8 +59,8 @@ class Study:
     config: dict
 
     def finished(self) -> int:
-        size = dict(folder=self.folder, shard=self.shard)
-        return finished_trials(self.work, self.config, self.trials, **size)
+        """How many trials its folder holds."""
+        return finished_trials(self.work, self.config, self.trials, self.folder, shard=self.shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         study = read_study(options)
         # As early as the folder: an hour of work must not end with a wrong name.
-        write = _writer(options.output) if options.output else None
+        if options.output and options.output.suffix not in _WRITERS:
+            raise ConfigError(
+                f"output is {options.output}; expected a name that ends in .parquet or .csv"
+            )
         if options.dry_run:
             print(_plan(study, options))
             return DONE
-        return _run(study, options, write)
+        return _run(study, options)
     except DrrlibError as error:
         print(f"study: {error}", file=sys.stderr)
         return FAILED if isinstance(error, WorkerError) else REFUSED
@@ -141,8 +145,8 @@ def find_work(name: str) -> Work:
     """A work by its short name, or "package.module:function" imported."""
     if name in WORKS:
         return WORKS[name]
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
+    module, _, function = name.partition(":")
+    if not (module and function):
         raise ConfigError(
             f"work is {name!r}; expected {', '.join(WORKS)} or 'package.module:function'"
         )
@@ -170,19 +174,16 @@ def _protocol(config: dict, elsewhere: bool) -> dict:
     return protocol.config()
 
 
-def _run(study: Study, options: argparse.Namespace, write) -> int:
+def _run(study: Study, options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():  # a terminal has the progress bar
-        told, log = (
-            logging.StreamHandler(sys.stderr),
-            logging.getLogger("drrlib.lab.studies"),
-        )
+        told, log = logging.StreamHandler(sys.stderr), logging.getLogger("drrlib.lab.studies")
         told.setFormatter(logging.Formatter("study: %(message)s"))
         log.handlers, log.level, log.propagate = [told], logging.INFO, False
     device = study.config.get("protocol", study.config).get("device", "cpu")
     try:
         with workers(options.scheduler, options.threads, device) as how:
-            size = dict(shard=study.shard, **how)
-            table = run_study(study.work, study.config, study.trials, study.folder, **size)
+            how["shard"] = study.shard
+            table = run_study(study.work, study.config, study.trials, study.folder, **how)
     except KeyboardInterrupt:
         print(f"\nstudy: stopped; {_kept(study)}", file=sys.stderr)
         return STOPPED
@@ -192,8 +193,9 @@ def _run(study: Study, options: argparse.Namespace, write) -> int:
         traceback.print_exc()
         print(f"study: a trial failed; {_kept(study)}", file=sys.stderr)
         return FAILED
-    if write:
-        write(table)
+    if output := options.output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(output, lambda name: _WRITERS[output.suffix](table, name, index=False))
     print(f"{len(table)} trials, {table.attrs['seconds']:.1f} s of work; shards in {study.folder}")
     if study.work is registration_trials:
         print(success_table(table).round(1).to_string(index=False))
@@ -207,28 +209,12 @@ def _kept(study: Study) -> str:
     return f"{done} of {study.trials} trials are kept in {study.folder}; the same command goes on"
 
 
-def _writer(output: Path):
-    """A function that writes a table there; the name is checked now."""
-    ways = {".parquet": "to_parquet", ".csv": "to_csv"}
-    if output.suffix not in ways:
-        raise ConfigError(f"output is {output}; expected a name that ends in .parquet or .csv")
-
-    def write(table: pd.DataFrame) -> None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, lambda name: getattr(table, ways[output.suffix])(name, index=False))
-
-    return write
-
-
 def _plan(study: Study, options: argparse.Namespace) -> str:
-    work = f"{study.work.__module__}:{study.work.__qualname__}"
-    return "\n".join(
-        [
-            f"work       {work}",
-            f"trials     {study.trials} in shards of {study.shard}; {study.finished()} finished",
-            f"folder     {study.folder}",
-            f"scheduler  {options.scheduler}",
-            f"output     {options.output or 'none'}",
-            f"config     {json.dumps(study.config)}",
-        ]
-    )
+    trials = f"{study.trials} in shards of {study.shard}; {study.finished()} finished"
+    return f"""\
+work       {study.work.__module__}:{study.work.__qualname__}
+trials     {trials}
+folder     {study.folder}
+scheduler  {options.scheduler}
+output     {options.output or "none"}
+config     {json.dumps(study.config)}"""

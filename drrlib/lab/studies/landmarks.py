@@ -16,7 +16,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, pose_errors, se3, transform_points
 from drrlib.lab import phantoms
-from drrlib.lab.studies.protocol import Protocol, check_entries
+from drrlib.lab.studies.protocol import read_config
 from drrlib.lab.studies.registration import run_trials
 from drrlib.registration import arun, pnp
 
@@ -29,7 +29,7 @@ def landmarks_of(volume: str) -> dict[str, tuple[float, float, float]]:
     Raises:
         ConfigError: not a phantom: the landmarks of a CT must be picked by hand.
     """
-    makers = {"skull": phantoms.skull, "thorax": phantoms.thorax, "pelvis": phantoms.pelvis}
+    makers = phantoms.MAKERS
     if volume not in makers:
         raise ConfigError(f"{volume!r} has no named landmarks; choose one of {', '.join(makers)}")
     return makers[volume](1.0, shape=1).landmarks  # they do not depend on the voxels
@@ -63,31 +63,24 @@ def landmark_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         ConfigError: another kind of start, a volume without landmarks, a view in which fewer than
             six landmarks are on the detector, or an entry that is unknown or not used.
     """
-    check_entries(config, "protocol", "start", "error_mm")
-    protocol, kind, error = Protocol.of(config["protocol"]), config["start"], config["error_mm"]
+    protocol, kind, error = read_config(config, "start", "error_mm")
     if kind not in STARTS:
         raise ConfigError(f"start is {kind!r}; choose one of {', '.join(STARTS)}")
     if kind == "blind" and error:
         raise ConfigError(f"start 'blind' makes nothing of error_mm, which is {error}; set it to 0")
     drr = protocol.renderer()
     points = torch.tensor(list(landmarks_of(protocol.volume).values()), dtype=torch.float64)
-    drawn = [protocol.draw(i) for i in indices]
-    true_eta, starts = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
-    used = [0] * len(drawn)
+    true_eta, starts, dice = protocol.draws(indices)
+    used = [0] * len(dice)
     if kind != "blind":
-        for k, (eta, _, dice) in enumerate(drawn):
-            pose, used[k] = picked_pose(drr, eta, points, kind, error, dice)
+        for k, (eta, own) in enumerate(zip(true_eta, dice, strict=True)):
+            pose, used[k] = picked_pose(drr, eta, points, kind, error, own)
             starts[k] = drr.carm.eta(pose, drr.volume.center)
-    table = run_trials(protocol, drr, indices, true_eta, starts, [d[2] for d in drawn])
+    table = run_trials(protocol, drr, indices, true_eta, starts, dice)
     errors = pose_errors(drr.pose(starts), drr.pose(true_eta), drr.volume.center)
-    return table.assign(
-        start=kind,
-        error_mm=float(error),
-        landmarks=used,
-        start_turn_deg=torch.rad2deg(errors.rotation).numpy(),
-        start_in_plane_mm=errors.in_plane.numpy(),
-        start_depth_mm=errors.depth.numpy(),
-    )
+    table = table.assign(start=kind, error_mm=float(error), landmarks=used)
+    table["start_turn_deg"] = torch.rad2deg(errors.rotation).numpy()
+    return table.assign(start_in_plane_mm=errors.in_plane, start_depth_mm=errors.depth)
 
 
 def picked_pose(

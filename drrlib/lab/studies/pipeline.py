@@ -5,6 +5,7 @@ Trial i draws its true pose and start from (seed, i) alone, so every method meet
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.lab.detector import acquire, two_materials
-from drrlib.lab.studies.protocol import Protocol, check_effects, check_entries
+from drrlib.lab.studies.protocol import check_effects, read_config
 from drrlib.lab.studies.registration import pose_columns, with_noise
 from drrlib.optimize import CmaEs, Objective, lowest
 from drrlib.registration import (
@@ -68,37 +69,24 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     Raises:
         ConfigError: an unknown method or effect, or an entry that is unknown or not used.
     """
-    check_entries(config, "protocol", "method", "views", "effects")
-    protocol, views, method = Protocol.of(config["protocol"]), config["views"], config["method"]
+    protocol, method, views, effects = read_config(config, "method", "views", "effects")
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}; choose of {', '.join(METHODS)}")
-    protocol.refuse(
-        "a study of pipelines, which have their own steps,",
-        "optimizer",
-        "rates",
-        "levels",
-        "schedule",
-        "derivative",
-        "threshold",
-        "trace",
-        "view",
-    )
+    descent = ("optimizer", "rates", "levels", "schedule", "derivative", "threshold", "trace")
+    protocol.refuse("a study of pipelines, which have their own steps,", *descent, "view")
     if method in _SQUARES:
         protocol.refuse(f"method {method!r}", "loss")
-    check_effects(config["effects"])
+    check_effects(effects)
     if not views:
         raise ConfigError("views is empty; expected theta, phi, gamma [deg] of one view or more")
     turn = [i % len(views) for i in indices]
     drawn = [protocol.with_(view=views[v]).draw(i) for v, i in zip(turn, indices, strict=True)]
     true_eta, start = (torch.stack([d[k] for d in drawn]) for k in (0, 1))
     drr, dice = protocol.renderer(), [d[2] for d in drawn]
-    if config["effects"]:
-        parts = two_materials(drr)
-        images = [
-            acquire(parts, pose[None], d, **config["effects"])
-            for pose, d in zip(drr.pose(true_eta), dice, strict=True)
-        ]
-        fixed = torch.cat(images).detach()
+    if effects:
+        poses, parts = drr.pose(true_eta), two_materials(drr)
+        pairs = zip(poses, dice, strict=True)
+        fixed = torch.cat([acquire(parts, pose[None], d, **effects) for pose, d in pairs]).detach()
     else:
         fixed = drr.at(true_eta).detach()
     fixed = with_noise(fixed, protocol.noise, dice)
@@ -108,18 +96,14 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(dict(trial=list(indices), view=turn, **columns, **found))
 
 
-def _one_start(task: Task):
-    found = descend(task.fixed, task.drr, task.start, loss=task.loss, schedule=PAPER)
-    return found.eta, _plain(found.loss, found.renders / len(task.fixed))
-
-
-def _many_starts(task: Task):
-    starts = _around(task.start, task.search)
-    rows = torch.arange(len(task.fixed)).repeat_interleave(_STARTS)
+def _descents(task: Task, count: int):
+    """From the start and count - 1 others around it; the lowest loss."""
+    starts = _around(task, count)
+    rows = torch.arange(len(task.fixed)).repeat_interleave(count)
     options = dict(loss=task.loss, schedule=PAPER)
     found = descend(task.fixed[rows], task.drr, starts.flatten(0, 1), **options)
-    eta, loss = lowest(found.eta.reshape(starts.shape), found.loss.reshape(-1, _STARTS))
-    return eta[:, 0], _plain(loss[:, 0], found.renders / len(task.fixed))
+    eta, loss = lowest(found.eta.reshape(starts.shape), found.loss.reshape(-1, count))
+    return eta[:, 0], _plain(task, loss[:, 0], found.renders)
 
 
 def _cma_es(task: Task):
@@ -127,10 +111,10 @@ def _cma_es(task: Task):
     drr = DRR(task.drr.volume, task.drr.carm, method="joseph", backend=task.drr.backend)
     options = dict(loss=task.loss, optimizer=rule, schedule=Schedule(_BUDGET))
     found = descend(task.fixed, drr, task.start, **options)
-    return found.eta, _plain(found.loss, found.renders / len(task.fixed))
+    return found.eta, _plain(task, found.loss, found.renders)
 
 
-def _levels(task: Task, finish=None):
+def _levels(task: Task, finish: Callable | None = None):
     """Many starts at the coarsest level, the best few at the finer ones."""
     drr = task.drr
     levels = Levels(drr.volume, [drr.carm], [torch.eye(4)], drr.backend)
@@ -139,8 +123,7 @@ def _levels(task: Task, finish=None):
     def objective(level: int) -> Objective:
         return Objective(levels.sights(level, images, [None]), loss)
 
-    starts = _around(task.start, task.search)
-    found = descend_together(objective(0), starts, _RATES, _COARSE, _FALL)
+    found = descend_together(objective(0), _around(task, _STARTS), _RATES, _COARSE, _FALL)
     renders = found.renders * levels.share(0)
     found = Candidates(found.eta[:, :_REFINED], found.loss[:, :_REFINED], 0)
     for level in range(1, levels.last + 1):
@@ -150,55 +133,49 @@ def _levels(task: Task, finish=None):
         else:
             found = finish(objective(level), found.eta)
         renders += found.renders * levels.share(level)
-    return found.eta[:, 0], _plain(found.loss[:, 0], renders / len(task.fixed))
+    return found.eta[:, 0], _plain(task, found.loss[:, 0], renders)
 
 
-def _levels_lm(task: Task):
-    def finish(objective, eta):
-        owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
-        done = refine(objective, eta.flatten(0, 1), owner, _LM, _STILL, LINE)
-        shape = eta.shape[:2]
-        best = lowest(done.parameters.reshape(eta.shape), done.loss.reshape(shape))
-        return Candidates(*best, done.renders)
-
-    return _levels(task, finish)
+def _least_squares(objective: Objective, eta: Tensor) -> Candidates:
+    owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
+    done = refine(objective, eta.flatten(0, 1), owner, _LM, _STILL, LINE)
+    best = lowest(done.parameters.reshape(eta.shape), done.loss.reshape(eta.shape[:2]))
+    return Candidates(*best, done.renders)
 
 
-def _preset(name: str) -> Callable:
-    def run(task: Task):
-        drr = task.drr
-        prepared = Registration(drr.volume, drr.carm, preset=name, backend=drr.backend)
-        results = prepared([task.fixed], task.start[:, None], search=task.search, loss=task.loss)
-        kept = ("loss", "renders", "converged", "reason", "gap", "agreement", "kept", "attempts")
-        found = {key: [getattr(r, key) for r in results] for key in kept}
-        found["target_sd_mm"] = [r.target_sd for r in results]
-        return torch.stack([r.eta for r in results]), found
-
-    return run
+def _preset(task: Task, name: str):
+    drr = task.drr
+    prepared = Registration(drr.volume, drr.carm, preset=name, backend=drr.backend)
+    results = prepared([task.fixed], task.start[:, None], search=task.search, loss=task.loss)
+    kept = ("loss", "renders", "converged", "reason", "gap", "agreement", "kept", "attempts")
+    found = {key: [getattr(r, key) for r in results] for key in kept}
+    found["target_sd_mm"] = [r.target_sd for r in results]
+    return torch.stack([r.eta for r in results]), found
 
 
 # What is tried on the way from the paper's run to the preset, and beside it.
 METHODS: Mapping[str, Callable] = MappingProxyType(
     {
-        "one start": _one_start,
-        "many starts": _many_starts,
+        "one start": partial(_descents, count=1),
+        "many starts": partial(_descents, count=_STARTS),
         "levels": _levels,
-        "levels, LM": _levels_lm,
-        **{name: _preset(name) for name in PRESETS},
+        "levels, LM": partial(_levels, finish=_least_squares),
+        **{name: partial(_preset, name=name) for name in PRESETS},
         "CMA-ES": _cma_es,
     }
 )
 _SQUARES = ("levels, LM",)  # methods for 1 - ZNCC alone
 
 
-def _around(start: Float[Tensor, "t 6"], search) -> Float[Tensor, "t s 6"]:
+def _around(task: Task, count: int) -> Float[Tensor, "t s 6"]:
     """The start itself and others evenly in the range (scrambled Sobol)."""
-    unit = torch.quasirandom.SobolEngine(6, scramble=True, seed=0).draw(_STARTS, dtype=start.dtype)
-    moves = (2 * unit - 1) * start.new_tensor([search[0]] * 3 + [search[1]] * 3)
+    unit = torch.quasirandom.SobolEngine(6, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    rotation, translation = task.search
+    moves = (2 * unit - 1) * unit.new_tensor([rotation] * 3 + [translation] * 3)
     moves[0] = 0
-    return start[:, None] + moves
+    return task.start[:, None] + moves
 
 
-def _plain(loss: Tensor, renders: float) -> dict:
-    """Columns of a method that does not judge itself."""
-    return dict(loss=loss.numpy(), renders=renders)
+def _plain(task: Task, loss: Tensor, renders: float) -> dict:
+    """Columns of a method that does not judge itself; the renders are those of all trials."""
+    return dict(loss=loss.numpy(), renders=renders / len(task.fixed))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +19,7 @@ from drrlib.lab import datasets, phantoms
 from drrlib.lab.detector import EFFECTS
 from drrlib.lab.studies.runner import trial_generator
 from drrlib.optimize import GRADIENT_FREE, OPTIMIZERS, CmaEs, GradientFree, Optimizer
-from drrlib.registration import Schedule
+from drrlib.registration import RegistrationResult, Schedule, descend
 from drrlib.volume import Volume
 
 
@@ -38,8 +39,6 @@ class Protocol:
         start_rotation, start_translation: The start is off the true pose by up to +- so much in
             each angle [deg] and each translation [mm], uniformly.
         noise: Standard deviation of Gaussian noise, as a part of the brightest pixel.
-        method: As in `DRR`.
-        loss: As in `descend`.
         optimizer: "gd", "gdm", "gddm", "adam", "nelder-mead", "powell" or "cma-es".
         rates: Learning rates of rotation and translation; None for the optimizer's own.
         levels: (binning, most steps) pairs, coarse first.
@@ -49,7 +48,7 @@ class Protocol:
         trace: Keep the loss of every so many steps, in columns `loss_<step>`; 0 for none. For
             protocols of one level.
         seed: Trial i draws from a generator seeded by (seed, i).
-        backend: As in `DRR`.
+        loss, method, backend: As in `descend` and `DRR`.
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
     """
 
@@ -110,23 +109,54 @@ class Protocol:
 
     def refuse(self, work: str, *names: str) -> None:
         """Raise ConfigError if one of these entries, of which a work makes nothing, is set."""
-        blank = {f.name: f.default for f in dataclasses.fields(self)}
-        given = [x for x in names if _rows(getattr(self, x)) != _rows(blank[x])]
+        blank = Protocol()  # JSON and TOML have lists where Python has tuples
+        given = [x for x in names if not np.array_equal(getattr(self, x), getattr(blank, x))]
         if given:
             raise ConfigError(
                 f"{work} makes nothing of {', '.join(given)} of the protocol; leave them out"
             )
 
-    def rule(self, starts: Sequence[int]) -> str | Optimizer | GradientFree:
-        """The optimizer, at the rates of the protocol if it has any.
+    def renderer(self) -> DRR:
+        """The volume and the C-arm."""
+        carm = CArm.square(self.sdd, self.sod, self.pixels, self.detector)
+        volume = load_volume(self.volume, self.voxel, self._device())
+        return DRR(volume, carm, method=self.method, backend=self.backend)
+
+    def draw(self, index: int) -> tuple[Float[Tensor, "6"], Float[Tensor, "6"], torch.Generator]:
+        """True pose and start of one trial [rad, mm], and the generator for what comes after."""
+        dice = trial_generator(self.seed, index)
+        unit = 2 * torch.rand(2, 6, generator=dice, dtype=torch.float64) - 1
+        size = [[self.view_range] * 3 + [self.shift_range] * 3]
+        size += [[self.start_rotation] * 3 + [self.start_translation] * 3]
+        moved = unit * torch.tensor(size, dtype=torch.float64)
+        middle = torch.tensor([*self.view, 0.0, 0.0, 0.0], dtype=torch.float64)
+        true_eta = to_radians(middle + moved[0])
+        return true_eta, true_eta + to_radians(moved[1]), dice
+
+    def draws(self, indices: Iterable[int]) -> tuple[Tensor, Tensor, tuple[torch.Generator, ...]]:
+        """`draw` of many trials: true poses and starts [n, 6], and the generators."""
+        true_eta, start, dice = zip(*map(self.draw, indices), strict=True)
+        return torch.stack(true_eta), torch.stack(start), dice
+
+    def descend(
+        self, fixed: Tensor, drr: DRR, start: Float[Tensor, "n 6"], seeds: Sequence[int]
+    ) -> RegistrationResult:
+        """Registrations of one image each [n, 1, h, w], side by side.
 
         Args:
-            starts: Seed of each start, for an optimizer that draws: a start does not depend on
+            seeds: One for each start, for an optimizer that draws: a start does not depend on
                 those beside it.
 
         Raises:
             ConfigError: entries that the optimizer makes nothing of, or rates that are not two.
         """
+        patience = 1 + sum(n for _, n in self.levels)  # no start leaves a level early
+        schedule = Schedule(self.levels, self.schedule, self.threshold, patience=patience)
+        options = dict(loss=self.loss, derivative=self.derivative, schedule=schedule)
+        return descend(fixed, drr, start, optimizer=self._rule(seeds), **options)
+
+    def _rule(self, seeds: Sequence[int]) -> str | Optimizer | GradientFree:
+        """The optimizer, at the rates of the protocol if it has any."""
         name = self.optimizer.lower()
         if self.rates is not None:
             if name not in OPTIMIZERS:
@@ -140,37 +170,14 @@ class Protocol:
                 )
             return OPTIMIZERS[name](*self.rates)
         if name in GRADIENT_FREE:
-            self.refuse(
-                f"optimizer {self.optimizer!r}, which takes no gradients,", "schedule", "derivative"
-            )
-        return CmaEs(seed=tuple(starts)) if name == "cma-es" else self.optimizer
-
-    def ends(self) -> Schedule:
-        """Levels, rates and ends of a descent; no start leaves a level early."""
-        steps = sum(n for _, n in self.levels)
-        return Schedule(self.levels, self.schedule, self.threshold, patience=1 + steps)
-
-    def renderer(self) -> DRR:
-        """The volume and the C-arm."""
-        carm = CArm.square(self.sdd, self.sod, self.pixels, self.detector)
-        volume = load_volume(self.volume, self.voxel, self._device())
-        return DRR(volume, carm, method=self.method, backend=self.backend)
+            work = f"optimizer {self.optimizer!r}, which takes no gradients,"
+            self.refuse(work, "schedule", "derivative")
+        return CmaEs(seed=tuple(seeds)) if name == "cma-es" else self.optimizer
 
     def _device(self) -> str:
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() and self.backend != "cpu" else "cpu"
-
-    def draw(self, index: int) -> tuple[Float[Tensor, "6"], Float[Tensor, "6"], torch.Generator]:
-        """True pose and start of one trial [rad, mm], and the generator for what comes after."""
-        dice = trial_generator(self.seed, index)
-        unit = 2 * torch.rand(2, 6, generator=dice, dtype=torch.float64) - 1
-        size = [[self.view_range] * 3 + [self.shift_range] * 3]
-        size += [[self.start_rotation] * 3 + [self.start_translation] * 3]
-        moved = unit * torch.tensor(size, dtype=torch.float64)
-        middle = torch.tensor([*self.view, 0.0, 0.0, 0.0], dtype=torch.float64)
-        true_eta = to_radians(middle + moved[0])
-        return true_eta, true_eta + to_radians(moved[1]), dice
 
 
 @functools.lru_cache(maxsize=2)
@@ -179,9 +186,8 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
 
     A CT is averaged to about `voxel` mm.
     """
-    maker = {"skull": phantoms.skull, "thorax": phantoms.thorax, "pelvis": phantoms.pelvis}
-    if name in maker:
-        phantom = maker[name](voxel)
+    if name in phantoms.MAKERS:
+        phantom = phantoms.MAKERS[name](voxel)
         return Volume.from_hu(phantom.hu, phantom.affine).to(device)
     if Path(name).exists():
         volume = read_volume(name)
@@ -190,8 +196,13 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
     return volume.coarsen_to(voxel).crop_to_support().to(device)
 
 
-def check_entries(config: Mapping, *names: str) -> None:
-    """Raise ConfigError unless a work's configuration has these entries and no others."""
+def read_config(config: Mapping, *names: str) -> tuple:
+    """The protocol of a work's configuration and its other entries, in the order of `names`.
+
+    Raises:
+        ConfigError: the configuration lacks one of them or has others.
+    """
+    names = ("protocol", *names)
     unknown, lacking = sorted(set(config) - set(names)), [x for x in names if x not in config]
     if unknown:
         raise ConfigError(
@@ -202,6 +213,7 @@ def check_entries(config: Mapping, *names: str) -> None:
         raise ConfigError(
             f"the configuration lacks {', '.join(lacking)}; this work takes {', '.join(names)}"
         )
+    return Protocol.of(config["protocol"]), *(config[name] for name in names[1:])
 
 
 def check_effects(names: Iterable[str]) -> None:
@@ -211,8 +223,3 @@ def check_effects(names: Iterable[str]) -> None:
         raise ConfigError(
             f"there is no effect {', '.join(unknown)}; choose of {', '.join(EFFECTS)}"
         )
-
-
-def _rows(value: object) -> object:
-    """JSON and TOML have lists where Python has tuples."""
-    return [_rows(x) for x in value] if isinstance(value, list | tuple) else value

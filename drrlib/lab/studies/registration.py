@@ -16,8 +16,8 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry import mrpd, mtre, pose_errors, to_degrees, to_radians
 from drrlib.lab.evaluation import CRITERIA
-from drrlib.lab.studies.protocol import Protocol, check_entries
-from drrlib.registration import RegistrationResult, descend
+from drrlib.lab.studies.protocol import Protocol, read_config
+from drrlib.registration import RegistrationResult
 from drrlib.similarity import zncc
 
 ETA_COLUMNS = ("theta_deg", "phi_deg", "gamma_deg", "bx_mm", "by_mm", "bz_mm")
@@ -31,8 +31,7 @@ def registration_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame
         indices: Which trials; they run side by side.
     """
     protocol = Protocol.of(config)
-    *poses, dice = zip(*map(protocol.draw, indices), strict=True)
-    return run_trials(protocol, protocol.renderer(), indices, *map(torch.stack, poses), dice)
+    return run_trials(protocol, protocol.renderer(), indices, *protocol.draws(indices))
 
 
 def run_trials(
@@ -46,10 +45,9 @@ def run_trials(
     """Registrations of true poses from starts, side by side; `dice` is for the noise of each.
 
     Returns:
-        A row per trial: loss, zncc, mtre_mm, mrpd_mm, parts of the pose error at the lowest loss;
-        start_mtre_mm; steps to the end, to a loss below 1e-6 (`steps_loss`) and to a ZNCC above
-        0.999 (`steps_zncc`, where the loss is 1 - ZNCC), NaN where it never was so; renders;
-        reason of the end; true_*, start_*, final_* for the six parameters.
+        A row per trial: loss and zncc of the pose at the lowest loss, and `pose_columns`; steps to
+        the end, to a loss below 1e-6 (`steps_loss`) and to a ZNCC above 0.999 (`steps_zncc`, where
+        the loss is 1 - ZNCC), NaN where it never was so; renders; reason of the end.
     """
     if protocol.trace and len(protocol.levels) > 1:
         raise ConfigError(
@@ -57,15 +55,7 @@ def run_trials(
             "comparable; set trace=0, or give one level"
         )
     fixed = with_noise(drr.at(true_eta).detach(), protocol.noise, dice)
-    result = descend(
-        fixed,
-        drr,
-        start,
-        loss=protocol.loss,
-        optimizer=protocol.rule(indices),
-        derivative=protocol.derivative,
-        schedule=protocol.ends(),
-    )
+    result = protocol.descend(fixed, drr, start, indices)
     table = dict(
         trial=list(indices),
         loss=result.loss,
@@ -75,12 +65,9 @@ def run_trials(
         reason=list(result.reason),
     )
     if protocol.trace:
-        losses = result.trace.loss
-        kept = range(0, len(losses), protocol.trace)
-        table |= {f"loss_{k}": losses[k].float() for k in kept}
-        last = sum(n for _, n in protocol.levels)
-        gone = range(len(kept) * protocol.trace, last, protocol.trace)  # all had ended by then
-        table |= {f"loss_{k}": torch.full((len(start),), torch.nan) for k in gone}
+        losses, never = result.trace.loss, torch.full((len(start),), torch.nan)
+        for k in range(0, sum(n for _, n in protocol.levels), protocol.trace):
+            table[f"loss_{k}"] = losses[k].float() if k < len(losses) else never
     return pd.DataFrame({k: v.numpy() if torch.is_tensor(v) else v for k, v in table.items()})
 
 
@@ -141,10 +128,9 @@ def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     Raises:
         ConfigError: an entry that is unknown or not used, or an index beyond the pairs.
     """
-    check_entries(config, "protocol", "rotation", "translation", "starts")
-    protocol = Protocol.of(config["protocol"])
+    protocol, *rates, starts = read_config(config, "rotation", "translation", "starts")
     protocol.refuse("a search of rates", "rates", "trace")
-    pairs = list(itertools.product(config["rotation"], config["translation"]))
+    pairs = list(itertools.product(*rates))
     beyond = [i for i in indices if i >= len(pairs)]
     if beyond:
         raise ConfigError(
@@ -153,8 +139,7 @@ def rate_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         )
     rows = []
     for index in indices:
-        tried = protocol.with_(rates=pairs[index])
-        table = registration_trials(tried.config(), range(config["starts"]))
+        table = registration_trials(protocol.with_(rates=pairs[index]).config(), range(starts))
         # A start that was lost counts as bad as an image that has nothing in common.
         loss = table["loss"].where(np.isfinite(table["loss"]), 1.0).clip(protocol.threshold)
         row = dict(trial=index, lr_rotation=pairs[index][0], lr_translation=pairs[index][1])
@@ -179,6 +164,4 @@ def _steps(result: RegistrationResult, protocol: Protocol) -> dict[str, Tensor]:
 
     share = 13 if protocol.derivative == "finite" else 1
     steps = dict(steps=ran, renders=share * ran, steps_loss=first(1e-6))
-    if protocol.loss == "zncc":
-        steps["steps_zncc"] = first(1 - 0.999)
-    return steps
+    return steps | (dict(steps_zncc=first(1 - 0.999)) if protocol.loss == "zncc" else {})

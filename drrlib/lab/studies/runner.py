@@ -86,20 +86,27 @@ def run_study(
         Whatever `work` raises.
         In each case the shards that were finished by then are kept.
     """
-    folder = Path(folder)
     if executor is not None and (work.__module__ == "__main__" or "<" in work.__qualname__):
         raise ConfigError(
             f"work is {work.__module__}:{work.__qualname__}, which another process cannot import; "
             "move it to the top level of a module"
         )
-    spans = _spans(trials, shard)
+    spans, folder = _spans(trials, shard), Path(folder)
     _claim(folder, work, config, shard)
     call = functools.partial(_timed, work, dict(config), threads, _versions())
     held = _held(folder, spans)
     tables = {k: pd.read_parquet(path).head(len(spans[k])) for k, path in held.items()}
+    with progress_bar(trials, "trial", progress) as bar:
+        _complete(tables, folder, spans, call, executor, bar)
+    whole = pd.concat([tables[first] for first in spans], ignore_index=True)
+    whole.attrs = {"seconds": sum(table.attrs["seconds"] for table in tables.values())}
+    return whole
+
+
+def _complete(tables, folder: Path, spans, call, executor: Executor | None, bar) -> None:
+    """Compute the shards that are not among the tables, and write them."""
+    trials, done = (sum(len(spans[first]) for first in some) for some in (spans, tables))
     missing = [first for first in spans if first not in tables]
-    done = trials - sum(len(spans[first]) for first in missing)
-    bar = progress_bar(trials, "trial", progress)
     bar.update(done)
     try:
         for first, table in _compute(call, spans, missing, executor):
@@ -107,27 +114,13 @@ def run_study(
             done += len(spans[first])
             bar.update(len(spans[first]))
             made = tables[first].attrs
-            _log.info(
-                "%d of %d trials; %d to %d by %s in %.1f s",
-                done,
-                trials,
-                first,
-                spans[first][-1],
-                made["worker"],
-                made["seconds"],
-            )
-    except (BrokenExecutor, CancelledError) as error:
-        raise WorkerError(_lost(error, done, trials, folder)) from error
+            who = (first, spans[first][-1], made["worker"], made["seconds"])
+            _log.info("%d of %d trials; %d to %d by %s in %.1f s", done, trials, *who)
     except Exception as error:
-        # Dask's, which need not be installed: several workers died while they ran this shard.
-        if type(error).__name__ == "KilledWorker":
-            raise WorkerError(_lost(error, done, trials, folder)) from error
+        kept = f"{done} of {trials} trials are kept in {folder}: run the study again to go on"
+        if told := _lost(error, kept):
+            raise WorkerError(told) from error
         raise
-    finally:
-        bar.close()
-    whole = pd.concat([tables[first] for first in spans], ignore_index=True)
-    whole.attrs = {"seconds": sum(table.attrs["seconds"] for table in tables.values())}
-    return whole
 
 
 def finished_trials(
@@ -147,14 +140,14 @@ def shard_log(folder: str | os.PathLike) -> pd.DataFrame:
         [seconds since 1970, by the worker's clock].
     """
     rows = []
-    for _, path in _shards(Path(folder)).values():
+    for path in _shards(Path(folder)).values():
         try:
             table = pd.read_parquet(path, columns=["trial"])
         except FileNotFoundError:  # a longer one has just taken its place
             return shard_log(folder)
         made, trial = table.attrs, table["trial"]
-        row = dict(first=trial.iloc[0], last=trial.iloc[-1], worker=made["worker"])
-        rows.append({**row, "began": made["began"], "ended": made["began"] + made["seconds"]})
+        ended = made["began"] + made["seconds"]
+        rows.append((trial.iloc[0], trial.iloc[-1], made["worker"], made["began"], ended))
     columns = ["first", "last", "worker", "began", "ended"]
     return pd.DataFrame(rows, columns=columns).sort_values("began", ignore_index=True)
 
@@ -224,9 +217,8 @@ def _limited(threads: int | None) -> Iterator[None]:
         numba.set_num_threads(before[1])
 
 
-def _lost(error: Exception, done: int, trials: int, folder: Path) -> str:
-    """What happened to the workers, and what to do."""
-    kept = f"{done} of {trials} trials are kept in {folder}: run the study again to go on"
+def _lost(error: Exception, kept: str) -> str | None:
+    """What happened to the workers, and what to do; None of an error of the work itself."""
     if isinstance(error, CancelledError):
         return f"the scheduler went away or cancelled the study; {kept} once it is back"
     if isinstance(error, BrokenExecutor):
@@ -235,7 +227,10 @@ def _lost(error: Exception, done: int, trials: int, folder: Path) -> str:
             f"(its own message, if any, is above; a script must start processes under "
             f'`if __name__ == "__main__":`); {kept}, with fewer processes if memory was short'
         )
-    return f"{error} Perhaps they ran out of memory: use fewer workers, or smaller shards; {kept}"
+    if type(error).__name__ == "KilledWorker":  # of Dask, which need not be installed
+        kept = f"use fewer workers, or smaller shards; {kept}"
+        return f"{error} Perhaps they ran out of memory: {kept}"
+    return None
 
 
 def _versions() -> dict[str, str]:
@@ -244,39 +239,32 @@ def _versions() -> dict[str, str]:
 
 def _claim(folder: Path, work: Work, config: Mapping, shard: int, write: bool = True) -> None:
     """Write down whose folder this is, or raise if it is another study's."""
-    record = {"work": f"{work.__module__}:{work.__qualname__}", "shard": shard}
-    record["versions"] = _versions()
+    mine = dict(work=f"{work.__module__}:{work.__qualname__}", shard=shard, versions=_versions())
     try:
-        text = json.dumps({**record, "config": dict(config)}, indent=1, sort_keys=True)
+        text = json.dumps({**mine, "config": dict(config)}, indent=1, sort_keys=True)
     except TypeError as error:
         raise ConfigError(f"config holds a value that JSON cannot: {error}") from error
     path = folder / "study.json"
-    if not path.is_file():
-        if write:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
-        return
-    there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-    if there != mine:
+    if path.is_file():
+        there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
         there, mine = ({**x.pop("config"), **x} for x in (there, mine))
-        names = sorted(there.keys() | mine.keys())
-        apart = [k for k in names if there.get(k) != mine.get(k)]
-        raise ConfigError(
-            f"{folder} holds a study that differs in {', '.join(apart)}; use another folder, or "
-            "delete this one to start anew"
-        )
+        apart = [k for k in sorted(there.keys() | mine.keys()) if there.get(k) != mine.get(k)]
+        if apart:
+            raise ConfigError(
+                f"{folder} holds a study that differs in {', '.join(apart)}; use another folder, "
+                "or delete this one to start anew"
+            )
+    elif write:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
 
 
-def _shards(folder: Path) -> dict[int, tuple[int, Path]]:
-    """First index -> last index and file of the longest shard that begins there.
+def _shards(folder: Path) -> dict[int, Path]:
+    """First index -> file of the longest shard that begins there.
 
     Of the last shard of a study there may be two, while trials are added to it.
     """
-    found: dict[int, tuple[int, Path]] = {}
-    for path in folder.glob("shard-*-*.parquet"):
-        first, last = _ends(path)
-        found[first] = max(found.get(first, (-1, path)), (last, path))
-    return found
+    return {_ends(path)[0]: path for path in sorted(folder.glob("shard-*-*.parquet"), key=_ends)}
 
 
 def _ends(path: Path) -> tuple[int, int]:
@@ -288,7 +276,7 @@ def _ends(path: Path) -> tuple[int, int]:
 def _held(folder: Path, spans: Mapping[int, range]) -> dict[int, Path]:
     """First index -> file that holds these trials, perhaps with more of them after the last."""
     there = _shards(folder)
-    return {k: there[k][1] for k, s in spans.items() if k in there and there[k][0] >= s[-1]}
+    return {k: there[k] for k, s in spans.items() if k in there and _ends(there[k])[1] >= s[-1]}
 
 
 def _write(folder: Path, span: range, table: pd.DataFrame) -> pd.DataFrame:

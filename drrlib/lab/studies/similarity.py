@@ -10,8 +10,7 @@ from drrlib.errors import ConfigError
 from drrlib.geometry import mtre
 from drrlib.lab.detector import acquire, two_materials
 from drrlib.lab.evaluation import rate_columns
-from drrlib.lab.studies.protocol import Protocol, check_effects, check_entries
-from drrlib.registration import descend
+from drrlib.lab.studies.protocol import check_effects, read_config
 
 _EACH = {
     "scale, offset": dict(scale=0.5, offset=1.0),
@@ -47,49 +46,31 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     Raises:
         ConfigError: an unknown effect or entry, or one that is not used.
     """
-    check_entries(config, "protocol", "conditions")
-    protocol = Protocol.of(config["protocol"])
-    protocol.refuse(
-        "a study of similarities, whose conditions have noise of their own,", "noise", "trace"
-    )
-    names = list(config["conditions"])
+    protocol, conditions = read_config(config, "conditions")
+    work = "a study of similarities, whose conditions have noise of their own,"
+    protocol.refuse(work, "noise", "trace")
+    names = list(conditions)
     if not names:
         raise ConfigError(
             "conditions is empty; expected effects by name, such as {'same image': {}}"
         )
-    check_effects(x for effects in config["conditions"].values() for x in effects)
-    numbers = [i // len(names) for i in indices]  # of the starts
+    check_effects(x for effects in conditions.values() for x in effects)
+    numbers, met = zip(*((i // len(names), names[i % len(names)]) for i in indices), strict=True)
     drr = protocol.renderer()
     parts = two_materials(drr)
-    etas, starts, images = [], [], []
-    for index, number in zip(indices, numbers, strict=True):
-        eta, start, dice = protocol.draw(number)
-        effects = config["conditions"][names[index % len(names)]]
-        etas.append(eta)
-        starts.append(start)
-        images.append(acquire(parts, drr.pose(eta[None]), dice, **effects))
-    start, true_pose = torch.stack(starts), drr.pose(torch.stack(etas))
-    result = descend(
-        torch.cat(images),
-        drr,
-        start,
-        loss=protocol.loss,
-        optimizer=protocol.rule(numbers),
-        derivative=protocol.derivative,
-        schedule=protocol.ends(),
-    )
+    true_eta, start, dice = protocol.draws(numbers)
+    true_pose = drr.pose(true_eta)
+    images = [
+        acquire(parts, drr.pose(eta[None]), d, **conditions[name])
+        for eta, d, name in zip(true_eta, dice, met, strict=True)
+    ]
+    result = protocol.descend(torch.cat(images), drr, start, numbers)
     points = drr.volume.targets
-    return pd.DataFrame(
-        dict(
-            trial=list(indices),
-            similarity=protocol.loss,
-            condition=[names[i % len(names)] for i in indices],
-            start=numbers,
-            loss=result.loss.numpy(),
-            mtre_mm=mtre(result.pose, true_pose, points).numpy(),
-            start_mtre_mm=mtre(drr.pose(start), true_pose, points).numpy(),
-        )
-    )
+    table = dict(trial=list(indices), similarity=protocol.loss, condition=met, start=numbers)
+    table["loss"] = result.loss.numpy()
+    table["mtre_mm"] = mtre(result.pose, true_pose, points).numpy()
+    table["start_mtre_mm"] = mtre(drr.pose(start), true_pose, points).numpy()
+    return pd.DataFrame(table)
 
 
 def success_by_condition(trials: pd.DataFrame, limit: float = 1.0) -> pd.DataFrame:

@@ -61,27 +61,23 @@ def workers(scheduler: str, threads: int | None = None, device: str = "cpu") -> 
         raise ConfigError(f"scheduler is {scheduler!r}; expected one of {WAYS}")
     if threads is not None and threads < 1:
         raise ConfigError(f"got {threads} threads for each worker; expected at least 1")
-    way, gpus = found[1] or found[3], visible_gpus() if device.startswith("cuda") else []
+    way, gpus = found[1], visible_gpus() if device.startswith("cuda") else []
     count = int(found[2]) if found[2] else len(gpus) if gpus and way == "dask" else cores()
     if count < 1:
         raise ConfigError(f"scheduler is {scheduler!r}; expected at least 1 worker")
-    share = threads or max(1, cores() // count)
     if way == "in-process":
         yield dict(executor=None, threads=threads)
-    elif way == "threads":
-        with ThreadPoolExecutor(count) as pool:
-            yield dict(executor=pool, threads=share)
-    elif way == "processes":
-        with _processes(count) as pool:
-            yield dict(executor=pool, threads=share)
-    elif way == "dask":
-        with _cluster(count, gpus) as cluster, _client(cluster) as client:
-            yield dict(executor=_executor(client), threads=share)
-    else:
-        with _client(_address(scheduler)) as client:
-            if not client.scheduler_info()["workers"]:
-                print("the scheduler has no workers yet; waiting for them", file=sys.stderr)
-            yield dict(executor=_executor(client), threads=threads or 1)
+        return
+    threads = threads or (max(1, cores() // count) if way else 1)
+    with contextlib.ExitStack() as stack:
+        if way == "threads":
+            executor = stack.enter_context(ThreadPoolExecutor(count))
+        elif way == "processes":
+            executor = stack.enter_context(_processes(count))
+        else:
+            where = stack.enter_context(_cluster(count, gpus)) if way else _address(scheduler)
+            executor = stack.enter_context(_dask(where))
+        yield dict(executor=executor, threads=threads)
 
 
 def cores() -> int:
@@ -99,43 +95,24 @@ def visible_gpus() -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip()]
 
 
-# --- processes ---------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """New interpreters: a fork of a process that has run kernels would hang in their threads."""
-    others = set(multiprocessing.active_children())
+    others, afterwards = set(multiprocessing.active_children()), contextlib.ExitStack()
     pool = ProcessPoolExecutor(count, mp_context=_Quiet(), initializer=_begin_process)
-    with contextlib.ExitStack() as after_pool, pool:
+    with afterwards, pool:
         try:
             yield pool
         except BaseException:
-            after_pool.enter_context(_cancelled_without_complaint())
+            # Up to Python 3.11 the pool's thread stumbles over futures that were cancelled before
+            # their turn, and prints so. Nobody waits for them.
+            told = threading.excepthook
+            afterwards.callback(setattr, threading, "excepthook", told)
+            threading.excepthook = lambda x: issubclass(x.exc_type, InvalidStateError) or told(x)
             # Leaving the block waits for running shards, which nobody wants any more.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
-
-
-@contextlib.contextmanager
-def _cancelled_without_complaint() -> Iterator[None]:
-    """While a pool ends whose processes were ended.
-
-    Up to Python 3.11 its thread stumbles over futures that were cancelled before their turn, and
-    prints so. Nobody waits for them.
-    """
-    before = threading.excepthook
-
-    def told(args) -> None:
-        if not issubclass(args.exc_type, InvalidStateError):
-            before(args)
-
-    threading.excepthook = told
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 class _QuietProcess(multiprocessing.context.SpawnProcess):
@@ -174,9 +151,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-# --- Dask --------------------------------------------------------------------------------------
-
-
 def _distributed():
     try:
         import distributed
@@ -212,7 +186,12 @@ def dask_setup(worker) -> None:
 
 
 @contextlib.contextmanager
-def _client(where):
+def _dask(where):
+    """Dask runs a shard again when its worker dies: four times, and then names it (the scheduler's
+    `allowed-failures`). Its `retries` are for calls that raise; ours would raise again. `pure`
+    would give equal calls one key, by which a busy scheduler could answer with an earlier run's
+    result.
+    """
     dd = _distributed()
     try:
         client = dd.Client(where, timeout=_CONNECT, set_as_default=False)
@@ -222,7 +201,9 @@ def _client(where):
             "look at the address that it printed"
         ) from error
     with client:
-        yield client
+        if not isinstance(where, dd.SpecCluster) and not client.scheduler_info()["workers"]:
+            print("the scheduler has no workers yet; waiting for them", file=sys.stderr)
+        yield client.get_executor(pure=False)
 
 
 def _address(scheduler: str) -> str:
@@ -236,12 +217,3 @@ def _address(scheduler: str) -> str:
             f"{path} is no file of a Dask scheduler ({error}); expected what `dask scheduler "
             "--scheduler-file` writes"
         ) from error
-
-
-def _executor(client):
-    """Dask runs a shard again when its worker dies: four times, and then names it (the scheduler's
-    `allowed-failures`). Its `retries` are for calls that raise; ours would raise again. `pure`
-    would give equal calls one key, by which a busy scheduler could answer with an earlier run's
-    result.
-    """
-    return client.get_executor(pure=False)
