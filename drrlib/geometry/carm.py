@@ -76,6 +76,11 @@ class Detector:
         delx, dely = self.delx * (self.width / width), self.dely * (self.height / height)
         return dataclasses.replace(self, height=height, width=width, delx=delx, dely=dely)
 
+    def join(self, binning: int):
+        """As `downsample`; where the size is no multiple, pixels are added below and right."""
+        height, width = (-(-n // binning) * binning for n in (self.height, self.width))
+        return self.window(0, 0, height, width).downsample(binning)
+
     def downsample(self, factor: int):
         """The same detector with factor x factor pixels joined into one.
 

@@ -15,10 +15,17 @@ from torch import Tensor
 
 from drrlib.drr import DRR, March
 from drrlib.geometry import Geometry
-from drrlib.similarity import LINE, Loss, Model, zncc_loss
+from drrlib.similarity import LINE, Loss, Model, normalise, zncc_loss
 
 # Central differences move each angle and each translation by this much either way.
 FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
+# Less than this part of the X-ray image costs so much a part.
+_SCANT, _PRICE = 0.08, 0.5
+
+
+def scant(share: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+    """What a pose costs from which so little of the image can be explained, added to its loss."""
+    return _PRICE * (_SCANT - share).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,11 @@ class Sight:
         first: Geometry of the first view, whose eta the parameters are; None where it is this one.
         relative: Pose of this camera seen from the first [4, 4]; None where it is the first.
         freed: Where lengths are free: their values -> this camera.
-        grey: How grey values may differ in second-order steps. Where only by scale and offset, the
-            loss is 1 - ZNCC; else half the part of the image's variance that a regression leaves.
+        grey: How grey values may differ. A window normalises both images before any loss looks at
+            them. Degree and smooth fields concern second-order steps: where grey values differ only
+            by scale and offset, the loss is 1 - ZNCC; else half the part of the image's variance
+            that a regression leaves.
+        seen: Poses of this camera [m, 4, 4] -> part of each weight that counts there [m, 1, h, w].
     """
 
     drr: DRR
@@ -43,6 +53,38 @@ class Sight:
     relative: Tensor | None = None
     freed: Callable[[Tensor], Geometry] | None = None
     grey: Model = LINE
+    seen: Callable[[Tensor], Tensor] | None = None
+
+    def left(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"] | None:
+        """What is left of weights at each row of parameters; None for all."""
+        return None if self.seen is None else self.seen(self._pose(parameters)).to(self.fixed)
+
+    def counted(self, left: Tensor | None) -> Tensor | None:
+        """Weights that count, from what is left of them, in the shape of `left`; None for 1."""
+        if self.seen is None:
+            return self.weights
+        return left if self.weights is None else left * self.weights.reshape(-1, *left.shape[1:])
+
+    def compare(
+        self, loss: Loss, image: Float[Tensor, "m 1 h w"], left: Float[Tensor, "m 1 h w"] | None
+    ) -> Float[Tensor, " m"]:
+        """The loss of images of this view, both normalised in windows if `grey` says so.
+
+        A pose at which almost every ray leaves the CT is no explanation, and costs more.
+        """
+        fixed, weights = self.fixed, self.counted(left)
+        if self.grey.window:
+            shown = torch.ones_like(image) if weights is None else weights.expand_as(image)
+            fixed = normalise(fixed[:, 0].expand_as(image[:, 0]), shown[:, 0], self.grey.window)
+            image = normalise(image[:, 0], shown[:, 0], self.grey.window)
+            fixed, image = fixed.value[:, None], image.value[:, None]
+        found = loss(fixed, image, weights)
+        if self.seen is None:
+            return found
+        share = weights.mean(dim=(1, 2, 3))
+        if self.weights is not None:
+            share = share / self.weights.mean(dim=(1, 2, 3)).clamp_min(1e-12)
+        return found + scant(share)
 
     def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
         """Images, without history."""
@@ -98,10 +140,15 @@ class Sight:
 
 
 class Linear(NamedTuple):
-    """What one march tells of a view: images [m, pixels], their derivative [m, pixels, n]."""
+    """What one march tells of a view: images, their derivative, and what is left of weights."""
 
     image: Float[Tensor, "m pixels"]
     jacobian: Float[Tensor, "m pixels n"]
+    left: Float[Tensor, "m pixels"]
+
+    def rows(self, rows: Int[Tensor, " r"]) -> "Linear":
+        """Some of them."""
+        return Linear(*(x[rows.to(x.device)] for x in self))
 
 
 class Objective:
@@ -144,7 +191,7 @@ class Objective:
         self._count[0] += len(parameters)
         total = 0.0
         for sight in self.sights:
-            part = self.loss(sight.fixed, sight.render(parameters), sight.weights)
+            part = sight.compare(self.loss, sight.render(parameters), sight.left(parameters))
             total = total + part.detach().double()
         return (total / len(self.sights)).to(parameters.device)
 
@@ -162,7 +209,8 @@ class Objective:
             march = sight.march(parameters)
             with torch.enable_grad():
                 image = march.image.detach().requires_grad_()
-                part = self.loss(sight.fixed, image, sight.weights) / len(self.sights)
+                part = sight.compare(self.loss, image, sight.left(parameters))
+                part = part / len(self.sights)
                 (grad,) = torch.autograd.grad(part.sum(), image)
             pulled = march.pull(grad).to(parameters.device)
             moved = sight.slopes(parameters).to(pulled)
@@ -188,5 +236,7 @@ class Objective:
         for sight in self.sights:
             march = sight.march(parameters)
             jacobian = march.jacobian(sight.slopes(parameters))
-            found.append(Linear(march.image.flatten(1), jacobian.flatten(1, 3)))
+            image, left = march.image.flatten(1), sight.left(parameters)
+            left = image.new_ones(1) if left is None else left.flatten(1)
+            found.append(Linear(image, jacobian.flatten(1, 3), left.expand_as(image)))
         return found

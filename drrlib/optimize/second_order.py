@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from drrlib.optimize.objective import Linear, Objective, Sight
-from drrlib.similarity import LINE, regress, smooth_fields
+from drrlib.similarity import LINE, normalise, regress, smooth_fields
 
 _BLOCK = 8  # pixels: residuals are taken as independent from one block to the next
 _FIRST, _LEAST, _MOST = 1e-3, 1e-9, 1e9  # damping
@@ -124,12 +124,14 @@ def residuals(
     right angles, so that leaving the patient is never a way down.
     """
     # In float64: float32 sums depend on how many rows are summed at once.
-    moving, jacobian = (x.double() for x in linear)
+    moving, jacobian, left = (x.double() for x in linear)
     fixed = sight.fixed.flatten(1).to(moving).expand_as(moving)
-    weights = sight.weights
+    weights = sight.counted(left)
     if weights is not None:
         weights = weights.flatten(1).to(moving).expand_as(moving)
-    if sight.grey != LINE:
+    if sight.grey.window:
+        fixed, moving, jacobian = _normalised(moving, jacobian, fixed, weights, sight)
+    elif sight.grey != LINE:
         return _regressed(moving, jacobian, fixed, weights, sight)
     fixed, _ = _centred(fixed, weights)
     moving, share = _centred(moving, weights)
@@ -141,6 +143,21 @@ def residuals(
     jacobian = (jacobian - unit[..., None] * (unit[:, None] @ jacobian)) / length[..., None]
     fixed = fixed / torch.linalg.vector_norm(fixed, dim=1, keepdim=True).clamp_min(1e-30)
     return torch.where(length > 1e-30, unit - fixed, math.sqrt(2) * fixed), jacobian
+
+
+def _normalised(moving, jacobian, fixed, weights, sight):
+    """Both images normalised in windows, and the derivative of the moving one; float32 within."""
+    size, window = sight.fixed.shape[-2:], sight.grey.window
+    weights = torch.ones_like(moving) if weights is None else weights
+    weights, moving, fixed = (x.float().unflatten(1, size) for x in (weights, moving, fixed))
+    fixed = normalise(fixed, weights, window).value
+    moving = normalise(moving, weights, window)
+    slope = moving.slope(jacobian.float().mT.unflatten(2, size).contiguous())
+    return (
+        fixed.flatten(1).double(),
+        moving.value.flatten(1).double(),
+        slope.flatten(2).mT.double(),
+    )
 
 
 def _regressed(moving, jacobian, fixed, weights, sight):

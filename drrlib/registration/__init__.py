@@ -4,11 +4,11 @@ from drrlib.registration import regions
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
 from drrlib.registration.landmarks import arun, pnp
-from drrlib.registration.levels import Levels, join_geometry, join_pixels, level_sight
+from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
 from drrlib.registration.result import Comparison, RegistrationResult
-from drrlib.registration.stages import Candidates, descend_together, refine
+from drrlib.registration.stages import descend_together, refine
 from drrlib.registration.sweep import spread, sweep
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "RANGE",
-    "Candidates",
     "Comparison",
     "Levels",
     "Preset",
@@ -26,7 +25,6 @@ __all__ = [
     "arun",
     "descend",
     "descend_together",
-    "join_geometry",
     "join_pixels",
     "level_sight",
     "pnp",

@@ -12,6 +12,8 @@ from torch.nn.functional import avg_pool2d, pad
 from drrlib.drr import DRR
 from drrlib.geometry import Geometry
 from drrlib.optimize import Sight
+from drrlib.registration.cut import Beyond, continued
+from drrlib.similarity import Model
 from drrlib.volume import Volume
 
 FREE = ("sdd", "delx", "dely", "x0", "y0")
@@ -24,15 +26,6 @@ def halvings(geometry: Geometry) -> int:
     """How often pixels can be joined two by two until about `SMALLEST` are left across."""
     across = min(geometry.height, geometry.width)
     return max(0, int(math.log2(max(across / SMALLEST, 1))))
-
-
-def join_geometry(geometry: Geometry, binning: int) -> Geometry:
-    """A detector with binning x binning pixels joined.
-
-    Where the size is no multiple, pixels are added below and at the right.
-    """
-    height, width = (-(-n // binning) * binning for n in (geometry.height, geometry.width))
-    return geometry.window(0, 0, height, width).downsample(binning)
 
 
 def join_pixels(
@@ -57,7 +50,7 @@ def level_sight(
     images, weights = join_pixels(images, weights, binning)
     device, dtype = drr.grid.mu.device, drr.grid.dtype
     return Sight(
-        drr.with_carm(join_geometry(geometry, binning)),
+        drr.with_carm(geometry.join(binning)),
         images.to(device, dtype),
         None if weights is None else weights.to(device, dtype),
         **others,
@@ -96,6 +89,8 @@ class Levels:
         size, spacing = [c.pixel for c in cameras], volume.spacing.tolist()
         least = min(s * self.binning(k, self.last) for k, s in enumerate(size))
         made: dict[tuple[int, ...], DRR] = {}
+        around = continued(volume)
+        self._around = around and DRR(around, cameras[0], method="joseph", backend=backend)
         self._drr = []
         for level in range(self.last + 1):
             pixel = min(s * self.binning(k, level) for k, s in enumerate(size))
@@ -115,7 +110,7 @@ class Levels:
         return 1 / self.binning(0, level) ** 2
 
     def camera(self, view: int, level: int) -> Geometry:
-        return join_geometry(self.cameras[view], self.binning(view, level))
+        return self.cameras[view].join(self.binning(view, level))
 
     def renderer(self, view: int, level: int) -> DRR:
         return self._drr[level].with_carm(self.camera(view, level))
@@ -135,17 +130,25 @@ class Levels:
         images: Sequence[Images],
         weights: Sequence[Images | None],
         free: Sequence[str] = (),
+        window: float = 0.0,
     ) -> list[Sight]:
-        """The views at that level, from images and weights of the real detectors' sizes."""
+        """The views at that level, from images and weights of the real detectors' sizes.
+
+        With a window, images are normalised in it, and rays that leave the CT lose their weight.
+        """
         found = []
         for k, camera in enumerate(self.cameras):
             binning = self.binning(k, level)
             others = dict(first=self.cameras[0], relative=self.relatives[k]) if k else {}
+            if window:
+                others["grey"] = Model(window=window)
+                if self._around is not None:
+                    others["seen"] = Beyond(self._around, self.camera(k, level))
             if free:
 
                 def freed(values: Tensor, camera=camera, binning=binning) -> Geometry:
                     named = self.lengths(free, values)
-                    return join_geometry(dataclasses.replace(camera, **named), binning)
+                    return dataclasses.replace(camera, **named).join(binning)
 
                 others["freed"] = freed
             found.append(

@@ -2,13 +2,15 @@
 
 One start can fall into the wrong valley, and what decides is rotation. So the pipeline
 
-1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`),
-2. lets the best few descend together at that level, dropping the worse half on the way,
+1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`), against the image
+   and against its negative,
+2. lets the best of them descend together at that level,
 3. refines those that ended in different places by Levenberg-Marquardt at finer levels of detector
-   and volume, with grey values that may differ as those of an X-ray image do (`similarity.grey`)
-   and without pixels that no pose explains (`outliers`), and
-4. says how sure the best one is (`judge`): how much worse the second place is, and how tightly the
-   image holds each parameter.
+   and volume, fewer from level to level, and
+4. says how sure the best one is (`judge`).
+
+All stages see both images normalised in windows (`similarity.local`), since nobody knows what made
+the grey values of an X-ray image; and none counts rays that leave the CT (`cut`).
 """
 
 import math
@@ -24,22 +26,21 @@ from torch import Tensor
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm, Geometry, mtre
-from drrlib.optimize import Normal, Objective, covariance, lowest, normal_equations
+from drrlib.optimize import Normal, Objective, covariance, normal_equations
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import FREE, Levels
 from drrlib.registration.plan import Preset, get_preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import (
     APART,
-    Candidates,
     Refined,
+    descend_together,
     distinct,
     refine,
     refine_by_descent,
-    search_coarsely,
 )
 from drrlib.registration.sweep import spread, sweep
-from drrlib.similarity import Loss, Model, check_falls, get_loss, zncc_loss
+from drrlib.similarity import Loss, check_falls, get_loss, zncc_loss
 from drrlib.view import check_images, check_starts
 from drrlib.volume import Volume
 
@@ -48,11 +49,6 @@ RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, m
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
-# Where the finest level has fewer pixels across, images are fitted without a smooth field, which
-# would take more of what holds the pose than it gives: errors grew at 48, and fell at 200.
-_SMALL = 80
-# Part of the pixels whose values are trusted; one pixel in so many is looked at.
-_TRUSTED, _EVERY = 0.9, 7
 
 
 class _Task(NamedTuple):
@@ -99,9 +95,6 @@ class Registration:
         self.volume, self.carm = volume, cameras[0]
         self.levels = Levels(volume, cameras, poses, backend, self.preset.finest)
         self._points = volume.targets
-        finest = self.levels.camera(0, self.levels.last)
-        large = min(finest.height, finest.width) >= _SMALL
-        self._grey = Model(self.preset.degree, self.preset.smooth if large else 0)
 
     def __call__(
         self,
@@ -160,56 +153,67 @@ class Registration:
 
     def _attempt(self, plan, fixed, weights, start, known, task) -> list[RegistrationResult]:
         """One search through all levels; `known` poses [t, 6] join the coarse candidates."""
-        levels, everyone = self.levels, torch.arange(len(start))
-        # A second attempt does not trust the brightest pixels, which metal may be.
-        tamed = fixed if known is None else [_tamed(*x) for x in zip(fixed, weights, strict=True)]
-        objective = Objective(levels.sights(0, tamed, weights), task.loss)
-        swept = self._sweep(plan, objective, start, task)
-        eta = swept.eta if known is None else torch.cat([known[:, None], swept.eta], dim=1)
-        coarse = search_coarsely(objective, eta, plan.rates, plan.steps, task.squares)
-        renders = (swept.renders + coarse.renders) * levels.share(0)
-        path = [("sweep", swept.eta[:, 0], swept.loss[:, 0])]
-        path.append(("coarse", coarse.eta[:, 0], coarse.loss[:, 0]))
+        levels, count = self.levels, len(start)
+        window = plan.window if task.squares else 0.0
+        if window:  # image t + count is the negative of image t
+            fixed = [torch.cat([x, -x]) for x in fixed]
+            weights = [None if w is None else torch.cat([w, w]) for w in weights]
+        objective = Objective(levels.sights(0, fixed, weights, window=window), task.loss)
+        eta, owner, renders = self._sweep(plan, objective, start, task, window > 0)
+        path = [("sweep", eta.unflatten(0, (count, -1))[:, 0], owner.new_zeros(count).double())]
+        if known is not None:
+            eta = torch.cat([known, eta])
+            owner = torch.cat([torch.arange(count), owner])
+        eta, loss = descend_together(objective, eta, owner, plan.rates, plan.steps)
+        coarse, renders = (eta, owner % count), (renders + objective.renders) * levels.share(0)
 
-        second = min(1, levels.last)
-        rows, owner = self._places(coarse, plan.refined)
-        several = self._fine(second, fixed, weights, rows, owner, plan.rounds, task)
-        order = [_in_order(several.misfit, owner, t) for t in range(len(start))]
-        one = several.rows(torch.stack([places[0] for places in order]))
-        renders += several.renders * levels.share(second)
-        path.append((f"level {second}", one.parameters[:, :6], one.loss))
-        for level in range(second + 1, levels.last + 1):
-            rows, rounds = one.parameters, plan.fine_rounds
-            one = self._fine(level, fixed, weights, rows, everyone, rounds, task)
-            renders += one.renders * levels.share(level)
-            path.append((f"level {level}", one.parameters[:, :6], one.loss))
+        several, rows = None, self._best(eta, owner, loss, count, 1)[0]
+        path.append(("coarse", eta[rows], loss[rows]))
+        for level in range(min(1, levels.last), levels.last + 1):
+            most, steps = plan.at(level)
+            rows, _ = self._best(eta, owner, loss, count, most)
+            one = self._fine(level, fixed, weights, eta[rows], owner[rows], steps, task, window)
+            eta, owner, loss = one.parameters, one.owner, one.loss
+            renders += one.objective.renders * levels.share(level)
+            if most > 1 or several is None:
+                several = one
+            best, _ = self._best(eta, owner, loss, count, 1)
+            path.append((f"level {level}", eta[best][:, :6], loss[best]))
+        one = one.rows(best)
 
         model = normal_equations(one.objective.sights, one.linear)
         spreads = covariance(one.objective.sights, one.linear)
-        places = [several.rows(rows) for rows in order]
-        stages = [tuple((name, x[t], float(y[t])) for name, x, y in path) for t in everyone]
-        found = [
-            self._result(one.rows(everyone[t : t + 1]), model, spreads, t, task) for t in everyone
-        ]
-        return [
-            replace(
-                self._judged(result, start[t], places[t], coarse.eta[t], task),
-                path=stages[t],
-                renders=float(renders) / len(start),
-            )
-            for t, result in enumerate(found)
-        ]
+        found = []
+        for t in range(count):
+            stages = tuple((name, x[t], float(y[t])) for name, x, y in path)
+            result = self._result(one.rows(torch.tensor([t])), model, spreads, t, task)
+            result = replace(result, path=stages, renders=float(renders) / count)
+            mine = torch.nonzero(several.owner % count == t).flatten()
+            places = several.rows(mine[_order(several.loss[mine])])
+            ended = coarse[0][coarse[1] == t]
+            found.append(self._judged(result, start[t], places, ended, task))
+        return found
 
-    def _fine(self, level, fixed, weights, rows, owner, rounds, task) -> Refined:
+    def _best(self, eta, owner, loss, count: int, most: int) -> tuple[Tensor, Tensor]:
+        """Rows of the best distinct places of each image, its negative's among them."""
+        rows = []
+        for t in range(count):
+            mine = torch.nonzero(owner % count == t).flatten()
+            mine = mine[_order(loss[mine])]
+            rows.append(mine[distinct(self._pose(eta[mine, :6]), self._points, most)])
+        return torch.cat(rows), torch.tensor([len(r) for r in rows])
+
+    def _fine(self, level, fixed, weights, rows, owner, steps, task, window) -> Refined:
         """Rows of parameters, refined at a level."""
-        last, plan = level == self.levels.last, self.preset
+        last = level == self.levels.last
         freed = task.free if last else ()
-        objective = Objective(self.levels.sights(level, fixed, weights, freed), task.loss)
+        sights = self.levels.sights(level, fixed, weights, freed, window)
+        objective = Objective(sights, task.loss)
         rows = self._with_lengths(rows, freed)
         if task.squares:
-            return refine(objective, rows, owner, rounds, _TIGHT if last else _LOOSE, self._grey)
-        rates = tuple(_FINE * rate / 2**level for rate in plan.rates)
-        return refine_by_descent(objective, rows, owner, rates, 3 * sum(rounds))
+            return refine(objective, rows, owner, steps, _TIGHT if last else _LOOSE)
+        rates = tuple(_FINE * rate / 2**level for rate in self.preset.rates)
+        return refine_by_descent(objective, rows, owner, rates, 3 * steps)
 
     def _result(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
         """One image's pose and how the image holds it, not yet judged."""
@@ -233,7 +237,7 @@ class Registration:
         )
 
     def _judged(self, result, start, places: Refined, coarse, task) -> RegistrationResult:
-        """A verdict, from the places at the second level, best first, and the coarse candidates."""
+        """A verdict, from the places that were refined, best first, and the coarse candidates."""
         gap, agreement = self._rivals(places, coarse)
         shift = result.eta[3:] - start[:, 3:]
         outside = beyond(self._pose(start), result.pose, shift, task.search)
@@ -245,42 +249,35 @@ class Registration:
             gap=gap,
             agreement=agreement,
             places=places.parameters[:, :6],
-            misfits=places.misfit,
+            misfits=places.loss,
         )
 
-    def _sweep(self, plan, objective: Objective, start, task) -> Candidates:
-        """The best of the poses tried around every start."""
+    def _sweep(self, plan, objective: Objective, start, task, inverted: bool):
+        """The best of the poses tried around every start, as rows; whose they are; renders."""
         first, (turn, shift) = objective.sights[0], task.search
         tries = [
             sweep(
-                first.drr,
-                first.fixed,
-                first.weights,
+                first,
                 start[:, s],
                 spread(plan.rotations, turn, shift, plan.seed + s),
                 shift,
+                inverted,
             )
             for s in range(start.shape[1])
         ]
-        loss = 1 - torch.cat([x.zncc for x in tries], dim=1)
-        eta, loss = lowest(torch.cat([x.eta for x in tries], dim=1), loss)
-        return Candidates(eta[:, : plan.kept], loss[:, : plan.kept], sum(x.renders for x in tries))
-
-    def _places(self, coarse: Candidates, most: int) -> tuple[Tensor, Tensor]:
-        """Candidates that ended in different places, as rows, and whose they are."""
-        rows, owner = [], []
-        for t, eta in enumerate(coarse.eta):
-            chosen = distinct(self._pose(eta), self._points, most)
-            rows.append(eta[chosen])
-            owner += [t] * len(chosen)
-        return torch.cat(rows), torch.tensor(owner)
+        eta, likeness, negative = (torch.cat([x[k] for x in tries], dim=1) for k in range(3))
+        count, kept = len(start), min(plan.kept, likeness.shape[1])
+        best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
+        rows = torch.arange(count)[:, None]
+        owner = rows + count * negative[rows, best]
+        return eta[rows, best].flatten(0, 1), owner.flatten(), sum(x.renders for x in tries)
 
     def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
-        """Misfit of the second place over the best's, and the part of candidates at the best."""
+        """Loss of the second place over the best's, and the part of candidates at the best."""
         poses = self._pose(places.parameters[:, :6])
-        others = places.misfit[mtre(poses, poses[:1], self._points) > APART / 2]
+        others = places.loss[mtre(poses, poses[:1], self._points) > APART / 2]
         others = others.nan_to_num(nan=math.inf)
-        gap = float(others.min() / places.misfit[0]) if len(others) else math.inf
+        gap = float(others.min() / places.loss[0]) if len(others) else math.inf
         near = mtre(self._pose(coarse), poses[:1], self._points) < APART
         return gap, float(near.double().mean())
 
@@ -330,13 +327,5 @@ class Registration:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
 
 
-def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:
-    """Images whose brightest tenth of pixels is cut to what the others reach."""
-    seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)
-    most = torch.nanquantile(seen.flatten(1)[:, ::_EVERY], _TRUSTED, dim=1)
-    return fixed.minimum(most[:, None, None, None])
-
-
-def _in_order(misfit: Tensor, owner: Tensor, t: int) -> Tensor:
-    rows = torch.nonzero(owner == t).flatten()
-    return rows[misfit[rows].nan_to_num(nan=math.inf).argsort()]
+def _order(loss: Tensor) -> Tensor:
+    return loss.nan_to_num(nan=math.inf).argsort()

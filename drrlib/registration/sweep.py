@@ -3,31 +3,38 @@
 Rotations decide whether a registration gets lost; shifts parallel to the detector can be tried
 exhaustively for the price of a Fourier transform. So one coarse image of each rotation is enough,
 rendered on a detector that is wider than the real one, and compared with the fixed image at every
-shift by zero-normalised cross-correlation (Lewis 1995, Fast Normalized Cross-Correlation).
+shift by zero-normalised cross-correlation of what both images show.
 """
 
 import math
 from typing import NamedTuple
 
+import scipy.fft
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from drrlib.drr import DRR
 from drrlib.geometry import so3_exp
+from drrlib.optimize import Sight
+from drrlib.similarity import normalise
+
+_SCANT = 0.05  # less of the fixed image in common is no comparison
 
 
 class Sweep(NamedTuple):
-    """Best pose of each rotation tried.
+    """Best poses of each rotation tried.
 
     Attributes:
         eta: [t, n, 6], the shift included.
-        zncc: Their likeness to the fixed image [t, n].
+        likeness: ZNCC with the fixed image, times the root of the part of it that was compared
+            [t, n].
+        inverted: Whether it is the negative of the fixed image that is alike [t, n].
         renders: Images of the real detector's size that it cost.
     """
 
     eta: Float[Tensor, "t n 6"]
-    zncc: Float[Tensor, "t n"]
+    likeness: Float[Tensor, "t n"]
+    inverted: Bool[Tensor, "t n"]
     renders: float
 
 
@@ -43,66 +50,92 @@ def spread(n: int, rotation: float, depth: float, seed: int) -> Float[Tensor, "n
 
 
 def sweep(
-    drr: DRR,
-    fixed: Float[Tensor, "t 1 h w"],
-    weights: Float[Tensor, "t 1 h w"] | None,
+    sight: Sight,
     start: Float[Tensor, "t 6"],
     moves: Float[Tensor, "n 4"],
     shift: float,
+    inverted: bool = False,
 ) -> Sweep:
     """Try every rotation and depth with every shift.
 
     Args:
-        drr: Renderer of the coarse level.
-        fixed: Images at that level.
-        weights: Weights of its pixels.
+        sight: The first view at the coarse level, with an image for each of t.
         start: Pose that each image is searched around.
         moves: From `spread`: rotation about the isocentre in camera axes, and shift in depth.
         shift: Largest shift parallel to the detector [mm, at the isocentre].
+        inverted: Whether to look for the negative of each image, too; n is twice as many then.
     """
-    carm = drr.carm
+    drr, carm, grey = sight.drr, sight.drr.carm, sight.grey
     slender = float(carm.dely) / float(carm.delx)
     pad = [math.ceil(shift / (carm.pixel * size)) for size in (slender, 1.0)]
     wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
     base = drr.pose(start)[:, None]  # [t, 1, 4, 4]
-    pose = _turned(base, moves.to(base), float(carm.sod)).flatten(0, 1)
-    moving = drr.with_carm(wide)(pose).detach().unflatten(0, (len(start), len(moves)))[:, :, 0]
-    likeness = correlate(fixed[:, 0].to(moving), None if weights is None else weights[:, 0], moving)
-    best = likeness.flatten(2).max(dim=2)
-    row = best.indices // likeness.shape[3] - pad[0]
-    column = best.indices % likeness.shape[3] - pad[1]
-    seen = carm.looking_at(pose, row.flatten(), column.flatten())
-    eta = carm.eta(seen, drr.volume.center).unflatten(0, (len(start), len(moves)))
+    poses = _turned(base, moves.to(base), float(carm.sod))
+    wide_drr = drr.with_carm(wide)
+    seen = None if sight.seen is None else sight.seen.with_carm(wide)
+    found = []
+    for t, pose in enumerate(poses):
+        moving = wide_drr(pose).detach()[:, 0]
+        fixed, weights = sight.fixed[t, 0].to(moving), torch.ones_like(sight.fixed[t, 0])
+        if sight.weights is not None:
+            weights = sight.weights[t, 0].to(moving)
+        left = torch.ones_like(moving) if seen is None else seen(pose)[:, 0]
+        if grey.window:
+            fixed = normalise(fixed[None], weights[None], grey.window).value[0]
+            moving = normalise(moving, left, grey.window).value
+        likeness = correlate(fixed, weights, moving, left)
+        for sign in (1, -1)[: 1 + inverted]:
+            best = (sign * likeness).flatten(1).max(dim=1)
+            row = best.indices // likeness.shape[2] - pad[0]
+            column = best.indices % likeness.shape[2] - pad[1]
+            eta = carm.eta(carm.looking_at(pose, row, column), drr.volume.center)
+            found.append((eta, best.values.double().cpu()))
+    eta, likeness = (
+        torch.stack(x).unflatten(0, (len(poses), -1)).flatten(1, 2)
+        for x in zip(*found, strict=True)
+    )
+    negative = torch.arange(eta.shape[1]) >= len(moves)
     cost = wide.height * wide.width / (carm.height * carm.width)
-    return Sweep(eta, best.values.double().cpu(), len(start) * len(moves) * cost)
+    renders = len(poses) * len(moves) * cost
+    return Sweep(eta, likeness, negative.expand_as(likeness), renders)
 
 
 def correlate(
-    fixed: Float[Tensor, "t h w"],
-    weights: Float[Tensor, "t h w"] | None,
-    moving: Float[Tensor, "t n H W"],
-) -> Float[Tensor, "t n dy dx"]:
-    """ZNCC of a fixed image and every window of its size in each moving image."""
-    size = moving.shape[-2:]
-    w = torch.ones_like(fixed) if weights is None else weights.to(fixed)
-    total = w.sum(dim=(1, 2), keepdim=True)
-    apart = fixed - (w * fixed).sum(dim=(1, 2), keepdim=True) / total
-    centred = w * apart
-    energy = (centred * apart).sum(dim=(1, 2))
-    moving = moving - moving.mean(dim=(2, 3), keepdim=True)  # less to cancel below
-    spectra = torch.fft.rfft2(moving), torch.fft.rfft2(moving.square())
-    of_centred, of_weights = (torch.fft.rfft2(x, s=size).conj()[:, None] for x in (centred, w))
-    rows, columns = size[0] - fixed.shape[1] + 1, size[1] - fixed.shape[2] + 1
+    fixed: Float[Tensor, "h w"],
+    weights: Float[Tensor, "h w"],
+    moving: Float[Tensor, "n H W"],
+    left: Float[Tensor, "n H W"],
+) -> Float[Tensor, "n dy dx"]:
+    """ZNCC of a fixed image and every window of its size in each moving image, both weighted.
 
-    def windows(product: Tensor) -> Tensor:
-        return torch.fft.irfft2(product, s=size)[..., :rows, :columns]
+    Times the root of the part of the fixed image's weight that the moving image's weights leave,
+    so that a few pixels in common are no likeness. Source: Padfield 2012,
+    doi:10.1109/TIP.2011.2181402.
+    """
+    size = [scipy.fft.next_fast_len(n, real=True) for n in moving.shape[-2:]]
+    rows, columns = (a - b + 1 for a, b in zip(moving.shape[-2:], fixed.shape, strict=True))
+    fixed = fixed - (weights * fixed).sum() / weights.sum()  # less to cancel below
+    moving = moving - (left * moving).mean() / left.mean()
+    of_fixed = [
+        torch.fft.rfft2(x, s=size).conj()
+        for x in (weights, weights * fixed, weights * fixed.square())
+    ]
+    of_moving = [torch.fft.rfft2(x, s=size) for x in (left, left * moving, left * moving.square())]
 
-    common = windows(spectra[0] * of_centred)
-    mean = windows(spectra[0] * of_weights) / total[:, None]
-    square = windows(spectra[1] * of_weights) - total[:, None] * mean.square()
+    def windows(a: int, b: int) -> Tensor:
+        """Sums over each window of weights, times the moving image^a and the fixed image^b."""
+        return torch.fft.irfft2(of_moving[a] * of_fixed[b], s=size)[..., :rows, :columns]
+
+    total = windows(0, 0).clamp_min(1e-3)
+    mean_moving, mean_fixed = windows(1, 0) / total, windows(0, 1) / total
+    common = windows(1, 1) - total * mean_moving * mean_fixed
+    energy = (windows(2, 0) - total * mean_moving.square()).clamp_min(0)
+    energy = energy * (windows(0, 2) - total * mean_fixed.square()).clamp_min(0)
     # A window of air has no contrast; rounding must not make it look alike.
-    floor = 1e-3 * square.amax(dim=(2, 3), keepdim=True)
-    return common / (square.clamp_min(floor.clamp_min(1e-30)) * energy[:, None, None, None]).sqrt()
+    floor = 1e-3 * energy.amax(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-15)
+    share = total / weights.sum()
+    likeness = common / energy.sqrt().maximum(floor) * share.clamp(0, 1).sqrt()
+    return torch.where(share > _SCANT, likeness, 0.0)
 
 
 def _turned(base, moves, sod: float):

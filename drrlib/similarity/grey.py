@@ -17,10 +17,13 @@ class Model(NamedTuple):
     Attributes:
         degree: Of the polynomial of the moving image's values; 1 is scale and offset.
         smooth: Degree of the polynomial over the detector that is added; 0 adds nothing.
+        window: Standard deviation [pixels] of Gaussian windows in which both images are
+            normalised, see `local`; 0 for none. It leaves nothing for degree and smooth to do.
     """
 
     degree: int = 1
     smooth: int = 0
+    window: float = 0.0
 
 
 LINE = Model()

@@ -260,7 +260,7 @@ def test_covariance_of_a_linear_model(volume, monkeypatch):
     jacobian = jacobian.expand(rows, -1, -1)
     monkeypatch.setattr(module, "residuals", lambda *given: (residual, jacobian))
     sight = dataclasses.replace(_sight(volume), fixed=torch.zeros(rows, 1, n, n))
-    blank = Linear(residual, jacobian)
+    blank = Linear(residual, jacobian, torch.ones_like(residual))
     matrix = covariance([sight], [blank]).mean(dim=0)
     expected = sigma**2 * torch.linalg.inv(jacobian[0].T @ jacobian[0])
     assert worst(matrix, expected) < 0.1
@@ -277,7 +277,7 @@ def test_covariance_knows_noise_that_hangs_together(volume, monkeypatch):
     jacobian = torch.ones(rows, n * n, 1, dtype=torch.float64)
     monkeypatch.setattr(module, "residuals", lambda *given: (residual, jacobian))
     sight = dataclasses.replace(_sight(volume), fixed=torch.zeros(rows, 1, n, n))
-    blank = Linear(residual, jacobian)
+    blank = Linear(residual, jacobian, torch.ones_like(residual))
     found = float(covariance([sight], [blank]).mean())
     assert found == pytest.approx(1 / 64, rel=0.05)  # the variance of a mean of 64 errors
 

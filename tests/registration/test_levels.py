@@ -11,7 +11,7 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry import CArm, inverse
 from drrlib.lab.phantoms import skull
-from drrlib.registration import Levels, join_geometry, join_pixels
+from drrlib.registration import Levels, join_pixels
 from drrlib.view import View, check_images
 from drrlib.volume import Volume
 from helpers import outside_band, worst
@@ -77,7 +77,7 @@ def test_padded_pixels_lie_where_they_were(volume, flipped):
     assert (coarse.height, coarse.width) == (53, 43)
     # A coarse pixel has its centre amid those that it joins.
     for binning in (2, 4, 5):
-        joined = join_geometry(carm, binning).pixel_centers(pose)[0, 7, 5]
+        joined = carm.join(binning).pixel_centers(pose)[0, 7, 5]
         rows, columns = (slice(k * binning, (k + 1) * binning) for k in (7, 5))
         assert torch.allclose(joined, before[0, rows, columns].mean(dim=(0, 1)))
 
@@ -188,7 +188,7 @@ def test_freed_lengths_reach_the_detector(volume):
     row = torch.cat([ETA, torch.tensor([[3.0, 990.0, 1.4]], dtype=torch.float64)], dim=1)
     changed = dataclasses.replace(ODD, x0=3.0, sdd=990.0, delx=1.4)
     (sight,) = levels.sights(0, [torch.rand(1, 1, 211, 169)], [None], free)
-    coarse = sight.drr.with_carm(join_geometry(changed, 4))
+    coarse = sight.drr.with_carm(changed.join(4))
     assert worst(sight.render(row), coarse.at(ETA)) < 1e-12
     both = sight.render(torch.cat([row, row + 1]))
     assert both.shape[0] == 2 and not torch.equal(both[0], both[1])

@@ -1,0 +1,72 @@
+"""Where the CT ends: rays that would meet the body beyond it show what no pose explains.
+
+A CT covers a part of the patient, an X-ray image goes on past it. Rays through the ends of the
+volume are lit by anatomy that the DRR lacks, and a registration that compares them slides along
+the body. Nobody knows that anatomy, but it is plain where it lies: the tissue on a face of the
+volume goes on behind it. So the faces are continued, coarsely, into an empty volume around the
+CT, and a ray loses its weight by how much of that it meets. The weight follows the pose.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d, interpolate, pad
+
+from drrlib.drr import DRR
+from drrlib.geometry import Geometry
+from drrlib.volume import MU_WATER, Volume
+
+_BLOCK = 8.0  # voxels of what lies beyond [mm]
+_REACH = 160.0  # how far the body goes on [mm]
+_TISSUE = 0.3  # part of water's attenuation; less is air, a blanket, or a table
+_MEETS = 0.08  # a ray through so much of the body beyond [-], 4 mm of water, loses most weight
+_LEAST = 0.01  # and keeps this: where every ray meets the body beyond, all count alike
+_ACROSS = 50  # pixels across the image of it, at most
+
+
+def continued(volume: Volume) -> Volume | None:
+    """What lies around a volume if the tissue on its faces goes on; None where there is none."""
+    spacing = volume.spacing.tolist()
+    counts = [max(2, round(n * s / _BLOCK)) for n, s in zip(volume.shape, spacing, strict=True)]
+    mu = volume.mu.detach().float()
+    mu = torch.where(mu > _TISSUE * MU_WATER, mu, 0.0)
+    mu = adaptive_avg_pool3d(mu[None, None], counts)
+    sizes = [n * s / c for n, s, c in zip(volume.shape, spacing, counts, strict=True)]
+    more = [round(_REACH / size) for size in sizes]
+    around = pad(mu, [n for n in reversed(more) for _ in range(2)], mode="replicate")[0, 0].clone()
+    inside = tuple(slice(m, m + c) for m, c in zip(more, counts, strict=True))
+    around[inside] = 0
+    if not bool((around > 0).any()):
+        return None
+    affine = volume.affine.clone()
+    joined = affine.new_tensor([n / c for n, c in zip(volume.shape, counts, strict=True)])
+    affine[:3, 3] += affine[:3, :3] @ ((joined - 1) / 2)
+    affine[:3, :3] *= joined
+    affine[:3, 3] -= affine[:3, :3] @ affine.new_tensor(more, dtype=affine.dtype)
+    return Volume(around, affine, volume.center)
+
+
+class Beyond:
+    """How much weight pixels keep, from the pose of the camera.
+
+    Args:
+        drr: Renderer of `continued`.
+        geometry: The camera whose pixels are weighed.
+    """
+
+    def __init__(self, drr: DRR, geometry: Geometry):
+        self.size = (geometry.height, geometry.width)
+        self.binning = max(1, round(min(self.size) / _ACROSS))
+        self.drr = drr.with_carm(geometry.join(self.binning))
+
+    def with_carm(self, geometry: Geometry) -> "Beyond":
+        return Beyond(self.drr, geometry)
+
+    def __call__(self, pose: Float[Tensor, "m 4 4"]) -> Float[Tensor, "m 1 h w"]:
+        """Parts of each weight that are left at poses of this camera, without history."""
+        frames, _ = self.drr.frames(pose.detach())
+        meets = self.drr.march(frames).image / _MEETS
+        left = torch.exp(-meets.square()).clamp_min(_LEAST)
+        if self.binning > 1:
+            left = interpolate(left, scale_factor=self.binning, mode="bilinear")
+        return left[..., : self.size[0], : self.size[1]]
