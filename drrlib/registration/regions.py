@@ -4,7 +4,7 @@ A region is an image of weights [height, width], 1 inside and 0 outside. Regions
 multiplication; `outside` turns one round:
 
     weights = regions.collimated(fixed) * regions.outside(regions.circle(carm, (210, 80), 15.0))
-    register(fixed, volume, carm, start, weights=weights)
+    register(View(fixed, carm, weights), volume, start)
 
 Positions are image coordinates (column, row) in pixels, as `CArm.project` gives them: pixel
 (i, j) has its centre at (j + 1/2, i + 1/2).
