@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
     def __repr__(self) -> str:
         if self.mtre.ndim:
             return f"Comparison({len(self.mtre)} poses, median mTRE {self.mtre.median():.3g} mm)"
-        turn = math.degrees(self.parts.rotation)
+        turn = math.degrees(self.parts.rotation.detach())
         return (
             f"Comparison(mTRE {self.mtre:.3g} mm, {turn:.3g} deg, "
             f"{self.parts.in_plane:.3g} mm in plane, {self.parts.depth:.3g} mm in depth)"
