@@ -10,7 +10,7 @@ CT, and a ray loses its weight by how much of that it meets. The weight follows 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d, interpolate, pad
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate, pad
 
 from drrlib.drr import DRR
 from drrlib.geometry import Geometry
@@ -30,10 +30,16 @@ def continued(volume: Volume) -> Volume | None:
     counts = [max(2, round(n * s / _BLOCK)) for n, s in zip(volume.shape, spacing, strict=True)]
     mu = volume.mu.detach().float()
     mu = torch.where(mu > _TISSUE * MU_WATER, mu, 0.0)
-    mu = adaptive_avg_pool3d(mu[None, None], counts)
+    fine, mu = mu, adaptive_avg_pool3d(mu[None, None], counts)[0, 0].clone()
+    for axis in range(3):  # what goes on is the face itself, not what lies within a block of it
+        across = counts[:axis] + counts[axis + 1 :]
+        for end in (0, -1):
+            face = adaptive_avg_pool2d(fine.select(axis, end)[None], across)[0]
+            mu.select(axis, end).copy_(face)
     sizes = [n * s / c for n, s, c in zip(volume.shape, spacing, counts, strict=True)]
     more = [round(_REACH / size) for size in sizes]
-    around = pad(mu, [n for n in reversed(more) for _ in range(2)], mode="replicate")[0, 0].clone()
+    ends = [n for n in reversed(more) for _ in range(2)]
+    around = pad(mu[None, None], ends, mode="replicate")[0, 0].clone()
     inside = tuple(slice(m, m + c) for m, c in zip(more, counts, strict=True))
     around[inside] = 0
     if not bool((around > 0).any()):

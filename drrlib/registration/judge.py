@@ -14,6 +14,9 @@ GAP = 1.5
 SURE = 1.0  # [mm]
 SLACK = 2.0  # a pose may lie this many times the stated range away
 ALIKE, KEPT = 0.2, 0.5  # loss over the pixels that count; part of them that counts
+# The same where images were normalised in windows: noise counts for as much as bone there, and the
+# end of the CT takes away what it takes away.
+ALIKE_IN_WINDOWS, KEPT_IN_WINDOWS = 0.7, 0.05
 
 
 class Hold(NamedTuple):
@@ -22,10 +25,14 @@ class Hold(NamedTuple):
     Attributes:
         condition: Of the Gauss-Newton matrix, parameters scaled to millimetres at the targets.
         target_sd: Standard deviation of the targets' positions [mm].
+        across_sd: Its part across the view.
+        depth_sd: Its part along the view.
     """
 
     condition: float
     target_sd: float
+    across_sd: float
+    depth_sd: float
 
 
 def hold(
@@ -46,9 +53,10 @@ def hold(
     reach = moved.square().sum(dim=(0, 1)).div(len(points)).sqrt()
     reach = torch.cat([reach, reach.new_ones(len(parameters) - 6)])
     condition = torch.linalg.cond(curvature / (reach[:, None] * reach))
-    variance = torch.einsum("pij,jk,pik->p", moved, covariance[:6, :6], moved).mean()
-    held = bool(torch.isfinite(variance)) and bool(torch.isfinite(condition))
-    return Hold(float(condition), math.sqrt(max(float(variance), 0.0)) if held else math.inf)
+    variance = torch.einsum("pij,jk,pik->i", moved, covariance[:6, :6], moved) / len(points)
+    held = bool(torch.isfinite(variance).all()) and bool(torch.isfinite(condition))
+    x, y, z = variance.clamp_min(0).tolist() if held else [math.inf] * 3
+    return Hold(float(condition), math.sqrt(x + y + z), math.sqrt(x + y), math.sqrt(z))
 
 
 def beyond(
@@ -74,7 +82,7 @@ def beyond(
 
 
 def judge(
-    loss: float, kept: float, gap: float, target_sd: float, outside: bool
+    loss: float, kept: float, gap: float, target_sd: float, outside: bool, windows: bool = False
 ) -> tuple[bool, str]:
     """Whether a pose can be trusted, and the reason.
 
@@ -84,14 +92,16 @@ def judge(
         gap: Misfit of the second place over that of the best.
         target_sd: From `hold`.
         outside: Whether the pose lies far outside the range that was searched.
+        windows: Whether both images were normalised in windows.
     """
+    alike, least = (ALIKE_IN_WINDOWS, KEPT_IN_WINDOWS) if windows else (ALIKE, KEPT)
     if not math.isfinite(loss):
         return False, "loss not finite"
     if outside:
         return False, "pose far outside the range that was searched"
-    if kept < KEPT:
+    if kept < least:
         return False, f"the CT explains only {100 * kept:.0f} % of the image"
-    if loss > ALIKE:
+    if loss > alike:
         return False, f"images unlike, loss {loss:.2g}"
     if gap < GAP:
         return False, f"another place fits nearly as well, {gap:.2f} times the misfit"

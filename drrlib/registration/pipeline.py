@@ -2,15 +2,17 @@
 
 One start can fall into the wrong valley, and what decides is rotation. So the pipeline
 
-1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`), against the image
-   and against its negative,
-2. lets the best of them descend together at that level,
+1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`),
+2. lets the best few descend together at that level,
 3. refines those that ended in different places by Levenberg-Marquardt at finer levels of detector
    and volume, fewer from level to level, and
-4. says how sure the best one is (`judge`).
+4. says how sure the best one is (`judge`): how much worse the second place is, and how tightly the
+   image holds each parameter.
 
-All stages see both images normalised in windows (`similarity.local`), since nobody knows what made
-the grey values of an X-ray image; and none counts rays that leave the CT (`cut`).
+What an X-ray image does to grey values is followed in one of two ways. Line integrals, as DRRs are,
+are fitted by a regression (`similarity.grey`), without pixels that no pose explains (`outliers`).
+A picture of unknown making is compared in windows (`similarity.local`), with its negative as well,
+and without rays that leave the CT (`cut`).
 """
 
 import math
@@ -27,6 +29,7 @@ from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm, Geometry, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
+from drrlib.registration.doubt import doubt
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import FREE, Levels
 from drrlib.registration.plan import Preset, get_preset
@@ -36,11 +39,13 @@ from drrlib.registration.stages import (
     Refined,
     descend_together,
     distinct,
+    in_order,
     refine,
     refine_by_descent,
+    search_coarsely,
 )
 from drrlib.registration.sweep import spread, sweep
-from drrlib.similarity import Loss, check_falls, get_loss, zncc_loss
+from drrlib.similarity import Loss, Model, check_falls, get_loss, zncc_loss
 from drrlib.view import check_images, check_starts
 from drrlib.volume import Volume
 
@@ -49,6 +54,11 @@ RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, m
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
+# Where the finest level has fewer pixels across, images are fitted without a smooth field, which
+# would take more of what holds the pose than it gives: errors grew at 48, and fell at 200.
+_SMALL = 80
+# Part of the pixels whose values are trusted; one pixel in so many is looked at.
+_TRUSTED, _EVERY = 0.9, 7
 
 
 class _Task(NamedTuple):
@@ -95,6 +105,10 @@ class Registration:
         self.volume, self.carm = volume, cameras[0]
         self.levels = Levels(volume, cameras, poses, backend, self.preset.finest)
         self._points = volume.targets
+        finest = self.levels.camera(0, self.levels.last)
+        large = min(finest.height, finest.width) >= _SMALL
+        plan = self.preset
+        self._grey = Model(plan.degree, plan.smooth if large else 0)
 
     def __call__(
         self,
@@ -155,55 +169,61 @@ class Registration:
         """One search through all levels; `known` poses [t, 6] join the coarse candidates."""
         levels, count = self.levels, len(start)
         window = plan.window if task.squares else 0.0
+        tamed = fixed
         if window:  # image t + count is the negative of image t
-            fixed = [torch.cat([x, -x]) for x in fixed]
+            fixed = tamed = [torch.cat([x, -x]) for x in fixed]
             weights = [None if w is None else torch.cat([w, w]) for w in weights]
-        objective = Objective(levels.sights(0, fixed, weights, window=window), task.loss)
-        eta, owner, renders = self._sweep(plan, objective, start, task, window > 0)
-        path = [("sweep", eta.unflatten(0, (count, -1))[:, 0], owner.new_zeros(count).double())]
+        elif known is not None:
+            # A second attempt does not trust the brightest pixels, which metal may be.
+            tamed = [_tamed(*x) for x in zip(fixed, weights, strict=True)]
+        objective = Objective(levels.sights(0, tamed, weights, window=window), task.loss)
+        eta, owner, likeness, renders = self._sweep(plan, objective, start, task, window > 0)
+        first = self._best(eta, owner, 1 - likeness, count, 1)
+        path = [("sweep", eta[first], 1 - likeness[first])]
         if known is not None:
-            eta = torch.cat([known, eta])
-            owner = torch.cat([torch.arange(count), owner])
-        eta, loss = descend_together(objective, eta, owner, plan.rates, plan.steps)
+            eta, owner = torch.cat([known, eta]), torch.cat([torch.arange(count), owner])
+        how = (objective, eta, owner, plan.rates, plan.steps)
+        if task.squares and not window:
+            eta, loss, owner = search_coarsely(*how)
+        else:
+            eta, loss = descend_together(*how)
         coarse, renders = (eta, owner % count), (renders + objective.renders) * levels.share(0)
-
-        several, rows = None, self._best(eta, owner, loss, count, 1)[0]
-        path.append(("coarse", eta[rows], loss[rows]))
+        best, several = self._best(eta, owner, loss, count, 1), None
+        path.append(("coarse", eta[best], loss[best]))
         for level in range(min(1, levels.last), levels.last + 1):
-            most, steps = plan.at(level)
-            rows, _ = self._best(eta, owner, loss, count, most)
-            one = self._fine(level, fixed, weights, eta[rows], owner[rows], steps, task, window)
-            eta, owner, loss = one.parameters, one.owner, one.loss
+            most, rounds = plan.at(level)
+            rows = self._best(eta, owner, loss, count, most)
+            one = self._fine(level, fixed, weights, eta[rows], owner[rows], rounds, task, window)
+            eta, owner, loss = one.parameters, one.owner, one.misfit
             renders += one.objective.renders * levels.share(level)
-            if most > 1 or several is None:
-                several = one
-            best, _ = self._best(eta, owner, loss, count, 1)
-            path.append((f"level {level}", eta[best][:, :6], loss[best]))
+            several = one if most > 1 or several is None else several
+            best = self._best(eta, owner, loss, count, 1)
+            path.append((f"level {level}", eta[best][:, :6], one.loss[best]))
         one = one.rows(best)
 
         model = normal_equations(one.objective.sights, one.linear)
-        spreads = covariance(one.objective.sights, one.linear)
+        spreads = (doubt if window else covariance)(one.objective.sights, one.linear)
         found = []
         for t in range(count):
             stages = tuple((name, x[t], float(y[t])) for name, x, y in path)
             result = self._result(one.rows(torch.tensor([t])), model, spreads, t, task)
             result = replace(result, path=stages, renders=float(renders) / count)
             mine = torch.nonzero(several.owner % count == t).flatten()
-            places = several.rows(mine[_order(several.loss[mine])])
+            places = several.rows(mine[in_order(several.misfit[mine])])
             ended = coarse[0][coarse[1] == t]
             found.append(self._judged(result, start[t], places, ended, task))
         return found
 
-    def _best(self, eta, owner, loss, count: int, most: int) -> tuple[Tensor, Tensor]:
+    def _best(self, eta, owner, loss, count: int, most: int) -> Tensor:
         """Rows of the best distinct places of each image, its negative's among them."""
         rows = []
         for t in range(count):
             mine = torch.nonzero(owner % count == t).flatten()
-            mine = mine[_order(loss[mine])]
+            mine = mine[in_order(loss[mine])]
             rows.append(mine[distinct(self._pose(eta[mine, :6]), self._points, most)])
-        return torch.cat(rows), torch.tensor([len(r) for r in rows])
+        return torch.cat(rows)
 
-    def _fine(self, level, fixed, weights, rows, owner, steps, task, window) -> Refined:
+    def _fine(self, level, fixed, weights, rows, owner, rounds, task, window) -> Refined:
         """Rows of parameters, refined at a level."""
         last = level == self.levels.last
         freed = task.free if last else ()
@@ -211,9 +231,10 @@ class Registration:
         objective = Objective(sights, task.loss)
         rows = self._with_lengths(rows, freed)
         if task.squares:
-            return refine(objective, rows, owner, steps, _TIGHT if last else _LOOSE)
+            grey = Model(window=window) if window else self._grey
+            return refine(objective, rows, owner, rounds, _TIGHT if last else _LOOSE, grey)
         rates = tuple(_FINE * rate / 2**level for rate in self.preset.rates)
-        return refine_by_descent(objective, rows, owner, rates, 3 * steps)
+        return refine_by_descent(objective, rows, owner, rates, 3 * sum(rounds))
 
     def _result(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
         """One image's pose and how the image holds it, not yet judged."""
@@ -234,6 +255,9 @@ class Registration:
             condition=held.condition,
             covariance=spreads[t],
             target_sd=held.target_sd,
+            across_sd=held.across_sd,
+            depth_sd=held.depth_sd,
+            inverted=int(one.owner[0]) != t,
         )
 
     def _judged(self, result, start, places: Refined, coarse, task) -> RegistrationResult:
@@ -241,7 +265,11 @@ class Registration:
         gap, agreement = self._rivals(places, coarse)
         shift = result.eta[3:] - start[:, 3:]
         outside = beyond(self._pose(start), result.pose, shift, task.search)
-        converged, reason = judge(result.loss, result.kept, gap, result.target_sd, outside)
+        windows = places.objective.sights[0].grey.window > 0
+        how = (result.loss, result.kept, gap, result.target_sd, outside, windows)
+        converged, reason = judge(*how)
+        if result.inverted:
+            reason += ", with the image inverted"
         return replace(
             result,
             converged=converged,
@@ -249,11 +277,11 @@ class Registration:
             gap=gap,
             agreement=agreement,
             places=places.parameters[:, :6],
-            misfits=places.loss,
+            misfits=places.misfit,
         )
 
     def _sweep(self, plan, objective: Objective, start, task, inverted: bool):
-        """The best of the poses tried around every start, as rows; whose they are; renders."""
+        """The best of the poses tried around every start: rows, owners, likeness, renders."""
         first, (turn, shift) = objective.sights[0], task.search
         tries = [
             sweep(
@@ -270,14 +298,20 @@ class Registration:
         best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
         rows = torch.arange(count)[:, None]
         owner = rows + count * negative[rows, best]
-        return eta[rows, best].flatten(0, 1), owner.flatten(), sum(x.renders for x in tries)
+        likeness = likeness[rows, best].flatten()
+        return (
+            eta[rows, best].flatten(0, 1),
+            owner.flatten(),
+            likeness,
+            sum(x.renders for x in tries),
+        )
 
     def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
-        """Loss of the second place over the best's, and the part of candidates at the best."""
+        """Misfit of the second place over the best's, and the part of candidates at the best."""
         poses = self._pose(places.parameters[:, :6])
-        others = places.loss[mtre(poses, poses[:1], self._points) > APART / 2]
+        others = places.misfit[mtre(poses, poses[:1], self._points) > APART / 2]
         others = others.nan_to_num(nan=math.inf)
-        gap = float(others.min() / places.loss[0]) if len(others) else math.inf
+        gap = float(others.min() / places.misfit[0]) if len(others) else math.inf
         near = mtre(self._pose(coarse), poses[:1], self._points) < APART
         return gap, float(near.double().mean())
 
@@ -327,5 +361,8 @@ class Registration:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
 
 
-def _order(loss: Tensor) -> Tensor:
-    return loss.nan_to_num(nan=math.inf).argsort()
+def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:
+    """Images whose brightest tenth of pixels is cut to what the others reach."""
+    seen = fixed if weights is None else torch.where(weights > 0, fixed, torch.nan)
+    most = torch.nanquantile(seen.flatten(1)[:, ::_EVERY], _TRUSTED, dim=1)
+    return fixed.minimum(most[:, None, None, None])

@@ -1,5 +1,6 @@
 """How much a registration tries before it answers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,16 +14,23 @@ class Preset:
 
     Args:
         rotations: Coarse images of the sweep.
-        kept: Poses that descend at the coarsest level.
+        kept: Poses that descend at the coarsest level, half of them all the way where outliers are
+            looked for.
         steps: Steps of that descent (Adam).
         refined: Different places, at most, that are refined at each finer level; the last number
             holds for all further ones.
-        rounds: Most steps of Levenberg-Marquardt at each finer level, likewise.
+        rounds: Most steps of each round of Levenberg-Marquardt at each finer level, likewise;
+            outliers are looked for before each round.
         finest: Pixels across the detector that are enough; None for all.
         attempts: Where the answer is not sure, begin again with more rotations, so many times
             in all.
+        degree: Of the polynomial by which grey values may differ from the CT's in the fine steps:
+            1 for scale and offset, 2 or 3 for another spectrum too.
+        smooth: Degree of the polynomial over the detector by which images may differ as well, as by
+            scatter; 0 for none. Not used where the finest level is less than 80 pixels across.
         window: Standard deviation [pixels of each level] of the windows in which both images are
-            normalised; 0 compares grey values as they are, and takes no inverted image.
+            normalised, which also finds inverted images and leaves out rays beyond the CT. Degree,
+            smooth and outliers then have nothing to do. 0 for none.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
         seed: Of the sweep.
 
@@ -34,32 +42,37 @@ class Preset:
     kept: int
     steps: int
     refined: tuple[int, ...]
-    rounds: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
     finest: int | None
     attempts: int
-    window: float = 2.5
+    degree: int = 3
+    smooth: int = 3
+    window: float = 0.0
     rates: tuple[float, float] = (0.05, 8.0)
     seed: int = 0
 
     def __post_init__(self):
         counts = {name: getattr(self, name) for name in ("rotations", "kept", "attempts")}
-        for name in ("refined", "rounds"):
-            counts[name] = min(getattr(self, name), default=0)
+        counts["refined"] = min(self.refined, default=0)
+        counts["rounds"] = min((len(steps) for steps in self.rounds), default=0)
         empty = [name for name, count in counts.items() if count < 1]
         if empty:
             raise ConfigError(f"{', '.join(empty)} of the preset empty or below 1; expected one")
-        if not self.window >= 0:
-            raise ConfigError(f"window of the preset is {self.window}; expected pixels >= 0")
+        if not 0 <= self.window < math.inf:
+            raise ConfigError(f"window of the preset is {self.window}; expected pixels, 0 or more")
 
-    def at(self, level: int) -> tuple[int, int]:
-        """Places and most steps at a level finer than the coarsest, which is 0."""
+    def at(self, level: int) -> tuple[int, tuple[int, ...]]:
+        """Places, and rounds of steps, at a level finer than the coarsest, which is 0."""
         return tuple(x[min(max(level, 1), len(x)) - 1] for x in (self.refined, self.rounds))
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "fast": Preset(256, 12, 40, (6, 1), (10, 6), finest=100, attempts=1),
-        "robust": Preset(512, 24, 50, (12, 5, 1), (12, 8, 6), finest=256, attempts=2),
+        "fast": Preset(96, 6, 30, (2, 1), ((8, 4), (5,)), finest=100, attempts=1),
+        "robust": Preset(256, 12, 40, (3, 1), ((10, 6, 4), (4, 3)), finest=None, attempts=2),
+        "xray": Preset(
+            512, 24, 50, (12, 5, 1), ((12,), (8,), (6,)), finest=256, attempts=2, window=2.5
+        ),
     }
 )
 

@@ -73,6 +73,8 @@ class RegistrationResult:
         covariance: Of eta and the freed lengths, from the residual image [k, k]; that of 1 - ZNCC
             whatever the loss.
         target_sd: Standard deviation that it gives to these points [mm].
+        across_sd, depth_sd: Its parts across the view and along it [mm].
+        inverted: Whether the image was found to be a negative.
         places: Poses refined at the second level [m, 6], best first.
         misfits: Their mean squared residuals [m].
         path: (stage, eta, loss) of the best pose after each stage.
@@ -95,6 +97,9 @@ class RegistrationResult:
     condition: float | None = None
     covariance: Float[Tensor, "k k"] | None = None
     target_sd: float | None = None
+    across_sd: float | None = None
+    depth_sd: float | None = None
+    inverted: bool | None = None
     places: Float[Tensor, "m 6"] | None = None
     misfits: Float[Tensor, " m"] | None = None
     path: tuple[tuple[str, Tensor, float], ...] = ()
@@ -107,7 +112,10 @@ class RegistrationResult:
             return f"{good} of {count} starts converged; best: {self.best}"
         angles = ", ".join(f"{a:+.2f}" for a in torch.rad2deg(self.eta[:3]).tolist())
         shift = ", ".join(f"{b:+.2f}" for b in self.eta[3:].tolist())
-        sure = "" if self.target_sd is None else f"+-{self.target_sd:.2g} mm; "
+        sure = "" if self.target_sd is None else f"+-{self.target_sd:.2g} mm"
+        if self.depth_sd is not None:
+            sure += f" ({self.across_sd:.2g} across, {self.depth_sd:.2g} in depth)"
+        sure += "; " if sure else ""
         return (
             f"{'converged' if self.converged else 'NOT converged'}: {self.reason}; loss "
             f"{self.loss:.3g}; theta, phi, gamma = {angles} deg; b = {shift} mm; {sure}"

@@ -64,7 +64,7 @@ def normalise(
     variance = (share * blur(weights * apart.square(), window)).clamp_min(0)
     total = weights.sum(dim=(1, 2), keepdim=True).clamp_min(1e-3)
     least = (weights * variance).sum(dim=(1, 2), keepdim=True).detach() / total
-    deviation = (variance + _FLAT * least + 1e-12).sqrt()
+    deviation = (variance + _FLAT * least + 1e-8).sqrt()
     return Normalised(apart / deviation, deviation, weights, share, window)
 
 

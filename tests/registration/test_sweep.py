@@ -8,9 +8,10 @@ import torch
 from drrlib.drr import DRR
 from drrlib.geometry import CArm
 from drrlib.lab.phantoms import skull
+from drrlib.optimize import Sight
 from drrlib.registration import spread, sweep
 from drrlib.registration.sweep import _turned, correlate
-from drrlib.similarity import zncc
+from drrlib.similarity import Model, zncc
 from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 48, 40, 9.0, 8.0)
@@ -33,35 +34,45 @@ def _seen(drr, carm, pose):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_correlate_is_the_zncc_of_every_window(weighted):
+@pytest.mark.parametrize("ends", [False, True])
+def test_correlate_is_the_zncc_of_every_window(weighted, ends):
+    """Weights of both images: the fixed image's stay, the moving one's come with the window."""
     generator = torch.Generator().manual_seed(0)
-    fixed = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
-    moving = 3 + torch.rand(2, 3, 9, 12, generator=generator, dtype=torch.float64)
-    weights = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
-    weights[:, 0, :3] = 0
-    weights = weights if weighted else None
-    likeness = correlate(fixed, weights, moving)
-    assert likeness.shape == (2, 3, 5, 6)
+    fixed, weights = torch.rand(2, 5, 7, generator=generator, dtype=torch.float64)
+    moving = 3 + torch.rand(3, 9, 12, generator=generator, dtype=torch.float64)
+    left = torch.rand(3, 9, 12, generator=generator, dtype=torch.float64).clamp_min(0.2)
+    weights[0, :3] = 0
+    weights = weights if weighted else torch.ones_like(fixed)
+    left = left if ends else torch.ones_like(moving)
+    likeness = correlate(fixed, weights, moving, left)
+    assert likeness.shape == (3, 5, 6)
     for dy in range(5):
         for dx in range(6):
-            window = moving[:, :, dy : dy + 5, dx : dx + 7]
-            for n in range(3):
-                direct = zncc(
-                    fixed[:, None],
-                    window[:, n, None],
-                    None if weights is None else weights[:, None],
-                )
-                assert torch.allclose(likeness[:, n, dy, dx], direct, atol=1e-9)
+            rows, columns = slice(dy, dy + 5), slice(dx, dx + 7)
+            both = weights * left[:, rows, columns]
+            window = moving[:, None, rows, columns]
+            direct = zncc(fixed.expand(3, 1, 5, 7), window, both[:, None])
+            share = both.sum(dim=(1, 2)) / weights.sum()
+            assert torch.allclose(likeness[:, dy, dx], direct * share.sqrt(), atol=1e-9)
 
 
 def test_windows_of_air_are_not_alike():
     """Rounding of the Fourier transform over no contrast must not win."""
-    moving = torch.zeros(1, 1, 40, 40)
+    moving = torch.zeros(1, 40, 40)
     moving[..., 2:9, 2:9] = 5 + torch.rand(7, 7, generator=torch.Generator().manual_seed(1))
-    fixed = moving[:, 0, :12, :12].clone()
-    likeness = correlate(fixed, None, moving)[0, 0]
+    fixed, ones = moving[0, :12, :12].clone(), torch.ones(12, 12)
+    likeness = correlate(fixed, ones, moving, torch.ones_like(moving))[0]
     assert int(likeness.argmax()) == 0 and likeness[0, 0] > 0.999
     assert likeness[12:, 12:].abs().max() < 0.05
+
+
+def test_a_few_pixels_in_common_are_no_likeness():
+    fixed = torch.rand(10, 10, generator=torch.Generator().manual_seed(2))
+    left = torch.zeros(1, 10, 10)
+    left[0, :2, :2] = 1
+    assert float(correlate(fixed, torch.ones(10, 10), fixed[None], left)) == 0.0
+    left[0, :5] = 1
+    assert float(correlate(fixed, torch.ones(10, 10), fixed[None], left)) > 0.7
 
 
 def test_spread_fills_its_range():
@@ -116,8 +127,8 @@ def test_sweep_finds_a_shift_in_the_image_plane(drr, changes):
         carm.looking_at(start, torch.tensor([row]), torch.tensor([column])) for row, column in steps
     ]
     fixed = here(torch.cat(true))
-    found = sweep(here, fixed, None, ETA.expand(2, 6), moves, 40.0)
-    assert found.eta.shape == (2, 1, 6) and found.zncc.shape == (2, 1)
+    found = sweep(Sight(here, fixed), ETA.expand(2, 6), moves, 40.0)
+    assert found.eta.shape == (2, 1, 6) and found.likeness.shape == (2, 1)
     for k in range(2):
         pose = here.pose(found.eta[k])
         assert torch.allclose(pose, true[k], atol=1e-9)
@@ -129,9 +140,9 @@ def test_sweep_prefers_the_right_rotation_and_depth(drr):
     moves = torch.tensor([[0.0, 0, 0, 0], [0.4, 0, 0, 0], [0, -0.4, 0.3, 0], [0, 0, 0, 60.0]])
     pose = _turned(drr.pose(ETA[None])[:, None], moves.double(), 510.0)[0]
     fixed = drr(pose)
-    found = sweep(drr, fixed, None, ETA.expand(4, 6), moves.double(), 16.0)
-    assert found.zncc.argmax(dim=1).tolist() == [0, 1, 2, 3]
-    assert found.zncc.diagonal().min() > 0.9999
+    found = sweep(Sight(drr, fixed), ETA.expand(4, 6), moves.double(), 16.0)
+    assert found.likeness.argmax(dim=1).tolist() == [0, 1, 2, 3]
+    assert found.likeness.diagonal().min() > 0.9999
     best = drr.pose(found.eta.diagonal(dim1=0, dim2=1).mT)
     assert torch.allclose(best, pose, atol=1e-9)
 
@@ -144,7 +155,18 @@ def test_sweep_heeds_weights(drr):
     weights = torch.ones_like(fixed)
     weights[..., 10:22, 5:35] = 0
     moves = torch.zeros(1, 4, dtype=torch.float64)
-    pulled = sweep(drr, fixed, None, ETA[None], moves, 40.0)
-    found = sweep(drr, fixed, weights, ETA[None], moves, 40.0)
+    pulled = sweep(Sight(drr, fixed), ETA[None], moves, 40.0)
+    found = sweep(Sight(drr, fixed, weights), ETA[None], moves, 40.0)
     assert torch.allclose(drr.pose(found.eta[0]), true, atol=1e-9)
-    assert found.zncc > 0.9999 and not torch.allclose(drr.pose(pulled.eta[0]), true, atol=1e-3)
+    assert found.likeness > 0.9999 and not torch.allclose(drr.pose(pulled.eta[0]), true, atol=1e-3)
+
+
+def test_sweep_finds_the_negative_of_an_image(drr):
+    moves = torch.tensor([[0.0, 0, 0, 0], [0.4, 0, 0, 0], [0, -0.4, 0.3, 0]]).double()
+    pose = _turned(drr.pose(ETA[None])[:, None], moves[1:2], 510.0)[0]
+    picture = torch.exp(-drr(pose))  # bright air
+    sight = Sight(drr, picture, grey=Model(window=2.5))
+    found = sweep(sight, ETA[None], moves, 16.0, inverted=True)
+    assert found.inverted.tolist() == [[False] * 3 + [True] * 3]
+    assert int(found.likeness.argmax()) == 4
+    assert torch.allclose(drr.pose(found.eta[0, 4]), pose[0], atol=1e-9)

@@ -23,7 +23,6 @@ from drrlib.optimize import CmaEs, Objective, lowest
 from drrlib.registration import (
     PAPER,
     PRESETS,
-    Candidates,
     Levels,
     Registration,
     Schedule,
@@ -114,7 +113,7 @@ def _cma_es(task: Task):
     return found.eta, _plain(task, found.loss, found.renders)
 
 
-def _levels(task: Task, finish: Callable | None = None):
+def _levels(task: Task, squares: bool = False):
     """Many starts at the coarsest level, the best few at the finer ones."""
     drr = task.drr
     levels = Levels(drr.volume, [drr.carm], [torch.eye(4)], drr.backend)
@@ -123,24 +122,28 @@ def _levels(task: Task, finish: Callable | None = None):
     def objective(level: int) -> Objective:
         return Objective(levels.sights(level, images, [None]), loss)
 
-    found = descend_together(objective(0), _around(task, _STARTS), _RATES, _COARSE, _FALL)
-    renders = found.renders * levels.share(0)
-    found = Candidates(found.eta[:, :_REFINED], found.loss[:, :_REFINED], 0)
+    def best(eta: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+        return lowest(
+            eta.unflatten(0, (len(images[0]), -1)), loss.unflatten(0, (len(images[0]), -1))
+        )
+
+    def owner(eta: Tensor) -> Tensor:
+        return torch.arange(len(eta)).repeat_interleave(eta.shape[1])
+
+    first, eta = objective(0), _around(task, _STARTS)
+    how = (eta.flatten(0, 1), owner(eta))
+    eta, loss = best(*descend_together(first, *how, _RATES, _COARSE, _FALL))
+    renders, eta = first.renders * levels.share(0), eta[:, :_REFINED]
     for level in range(1, levels.last + 1):
-        if finish is None:
-            rates = tuple(0.2 * r / 2**level for r in _RATES)
-            found = descend_together(objective(level), found.eta, rates, _FINE, _FALL)
+        here, how = objective(level), (eta.flatten(0, 1), owner(eta))
+        if squares:
+            done = refine(here, *how, _LM, _STILL, LINE)
+            eta, loss = best(done.parameters, done.loss)
         else:
-            found = finish(objective(level), found.eta)
-        renders += found.renders * levels.share(level)
-    return found.eta[:, 0], _plain(task, found.loss[:, 0], renders)
-
-
-def _least_squares(objective: Objective, eta: Tensor) -> Candidates:
-    owner = torch.arange(len(eta)).repeat_interleave(eta.shape[1])
-    done = refine(objective, eta.flatten(0, 1), owner, _LM, _STILL, LINE)
-    best = lowest(done.parameters.reshape(eta.shape), done.loss.reshape(eta.shape[:2]))
-    return Candidates(*best, done.renders)
+            rates = tuple(0.2 * r / 2**level for r in _RATES)
+            eta, loss = best(*descend_together(here, *how, rates, _FINE, _FALL))
+        renders += here.renders * levels.share(level)
+    return eta[:, 0], _plain(task, loss[:, 0], renders)
 
 
 def _preset(task: Task, name: str):
@@ -159,7 +162,7 @@ METHODS: Mapping[str, Callable] = MappingProxyType(
         "one start": partial(_descents, count=1),
         "many starts": partial(_descents, count=_STARTS),
         "levels": _levels,
-        "levels, LM": partial(_levels, finish=_least_squares),
+        "levels, LM": partial(_levels, squares=True),
         **{name: partial(_preset, name=name) for name in PRESETS},
         "CMA-ES": _cma_es,
     }

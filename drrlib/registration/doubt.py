@@ -1,0 +1,62 @@
+"""What a pose is worth where no model tells how the image was made.
+
+Noise explains little of the error on an X-ray image: scatter, blur, a spectrum and what lies beyond
+the CT move the optimum, and smoothly so that residuals hardly show it. But they move it in one part
+of the image otherwise than in another, and at one scale otherwise than at another. So the pose is
+asked for again: from either half of a checkerboard, and from windows of twice the width. All of
+that is one Gauss-Newton step from what the last march showed, without another image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drrlib.optimize import Linear, Sight, covariance, normal_equations, residuals
+from drrlib.similarity import Model
+
+_BLOCKS = 5  # of correlated residuals across the image
+_FIELDS = 10  # of the checkerboard across the image
+# Standard deviations of the three, in units of what each shows; fitted on simulated X-ray images.
+_NOISE, _HALVES, _WIDER = 3.0, 1.5, 1.0
+
+
+def doubt(sights: Sequence[Sight], linear: Sequence[Linear]) -> Float[Tensor, "m n n"]:
+    """Covariance of the parameters, from residuals and from how far other measures would move them.
+
+    Args:
+        sights: The views, normalised in windows.
+        linear: What they show at the poses.
+    """
+    block = max(1, min(sights[0].fixed.shape[-2:]) // _BLOCKS)
+    total = _NOISE**2 * covariance(sights, linear, block)
+    halves = [_half_steps(sights, linear, odd) for odd in (False, True)]
+    wider = [replace(s, grey=Model(window=2 * s.grey.window)) for s in sights]
+    model = normal_equations(wider, linear)
+    moves = (
+        (_HALVES / 2 * (halves[0] - halves[1])),
+        (_WIDER * _step(model.curvature, model.gradient)),
+    )
+    for move in moves:
+        total = total + move[:, :, None] * move[:, None]
+    return total
+
+
+def _half_steps(sights, linear, odd: bool) -> Float[Tensor, "m n"]:
+    """Gauss-Newton steps from the fields of one colour alone."""
+    curvature = gradient = 0.0
+    for sight, one in zip(sights, linear, strict=True):
+        residual, jacobian = residuals(sight, one)
+        size = sight.fixed.shape[-2:]
+        rows, columns = (torch.arange(n) * _FIELDS // n for n in size)
+        field = ((rows[:, None] + columns) % 2 == odd).flatten().to(jacobian)
+        jacobian = jacobian * field[:, None]
+        curvature = curvature + (jacobian.mT @ jacobian).cpu()
+        gradient = gradient + (jacobian.mT @ residual[..., None])[..., 0].cpu()
+    return _step(curvature, gradient)
+
+
+def _step(curvature: Tensor, gradient: Tensor) -> Tensor:
+    return -(torch.linalg.pinv(curvature, hermitian=True) @ gradient[..., None])[..., 0]

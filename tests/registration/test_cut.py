@@ -1,0 +1,89 @@
+"""Where the CT ends: the faces go on, and rays through what goes on lose their weight."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from drrlib.drr import DRR
+from drrlib.geometry import CArm, mtre
+from drrlib.lab.phantoms import skull
+from drrlib.registration import PRESETS, Levels, register
+from drrlib.registration.cut import Beyond, continued
+from drrlib.view import View
+from drrlib.volume import Volume
+
+CARM = CArm.square(1020.0, 700.0, 64, 380.0)
+ETA = torch.tensor([0.05, 0.1, -0.1, 3.0, -4.0, 5.0], dtype=torch.float64)
+
+
+def _rod(length, tissue=0.02):
+    """A column along z with air around it, and its ends on the faces."""
+    mu = torch.zeros(30, 30, length)
+    mu[8:22, 8:22] = tissue
+    affine = torch.eye(4).double()
+    affine[:3, 3] = -0.5 * torch.tensor([58.0, 58.0, 2.0 * (length - 1)])
+    affine[:3, :3] *= 2.0
+    return Volume(mu, affine)
+
+
+def test_what_ends_in_air_goes_nowhere():
+    mu = torch.zeros(20, 20, 20)
+    mu[5:15, 5:15, 5:15] = 0.02
+    assert continued(Volume(mu, torch.eye(4))) is None
+    assert continued(_rod(20, tissue=0.001)) is None  # a blanket
+
+
+def test_the_faces_go_on_and_the_volume_is_empty():
+    volume = _rod(40)
+    around = continued(volume)
+    assert torch.equal(around.center, volume.center)
+    world = torch.tensor([[0.0, 0, 39], [0, 0, 44], [0, 0, 150], [0, 0, -60], [28.0, 0, 60]])
+    voxel = torch.linalg.inv(around.affine)[:3, :3] @ world.T.double()
+    voxel = voxel + torch.linalg.inv(around.affine)[:3, 3:]
+    values = [float(around.mu[tuple(v.round().long().tolist())]) for v in voxel.T]
+    assert values[0] == 0 and values[4] == 0
+    assert values[1:4] == pytest.approx([0.02] * 3, rel=0.3)
+
+
+def test_rays_beyond_the_ends_lose_their_weight():
+    """Seen from the side, the middle rows look through the column, the others past its ends."""
+    volume = _rod(40)  # 80 mm long
+    drr = DRR(continued(volume), CARM, method="joseph")
+    left = Beyond(drr, CARM)(drr.pose(torch.zeros(1, 6)))
+    assert left.shape == (1, 1, 64, 64)
+    column = left[0, 0, :, 32]
+    half = 40.0 * 1020 / 700 / (380 / 64)  # rows from the middle to the end of the column
+    inside = (torch.arange(64) - 31.5).abs()
+    assert column[inside < half - 3].min() > 0.95
+    assert column[inside > half + 3].max() < 0.05
+    assert left[0, 0, :, 2].min() > 0.95  # beside the column is air
+    large = CArm.square(1020.0, 700.0, 200, 380.0)
+    assert Beyond(drr, large)(drr.pose(torch.zeros(1, 6))).shape == (1, 1, 200, 200)
+
+
+def test_a_part_of_a_ct_finds_its_place_in_an_image_of_the_whole():
+    """The middle of a head against the X-ray image of the head, processed and inverted."""
+    whole = skull(3.0)
+    volume = Volume.from_hu(whole.hu, whole.affine)
+    hu = whole.hu[:, :, 20:-20]
+    affine = torch.as_tensor(whole.affine).clone()
+    affine[:3, 3] += 20 * affine[:3, 2]
+    part = Volume.from_hu(hu, affine)
+    pose = CARM.pose(ETA, volume.center)
+    lines = DRR(volume, CARM)(pose[None])[0, 0]
+    picture = torch.sigmoid(2 * (lines - lines.mean()) / lines.std())
+    part_eta = CARM.eta(pose, part.center)
+    start = part_eta + torch.tensor([0.3, -0.4, 0.2, 20, -30, 40]).double()
+    quick = dataclasses.replace(PRESETS["xray"], attempts=1)
+    for image in (picture, -picture):
+        found = register(View(image, CARM), part, start, preset=quick)
+        assert float(mtre(found.pose, pose, part.targets)) < CARM.pixel, found
+    assert float(mtre(register(View(lines, CARM), part, start).pose, pose, part.targets)) > 5
+
+
+def test_levels_see_the_end_only_with_a_window():
+    levels = Levels(_rod(40), [CARM], [torch.eye(4)])
+    image = torch.rand(1, 1, 64, 64, dtype=torch.float64)
+    assert levels.sights(0, [image], [None])[0].seen is None
+    assert levels.sights(0, [image], [None], window=2.5)[0].seen is not None
