@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.first_order import first_order
 
 
 def check(
@@ -106,7 +106,7 @@ class _HalfSquare(torch.autograd.Function):
         return torch.where(flat, 1.0, (0.5 * apart.square()).clamp_max(2.0))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, slope):
         a, b, length_a, length_b, flat = ctx.saved_tensors
         slope = torch.where(flat, 0.0, slope)[:, None, None, None]
