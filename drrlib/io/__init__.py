@@ -2,7 +2,7 @@
 
 | what | read as | refused or said |
 |---|---|---|
-| CT slices, one file each | `read_ct_series` | uneven (see `resample=`) or double positions, damage, maps |
+| CT slices, one file each | `read_ct_series` | uneven (see `resample=`) positions, damage, maps |
 | several stacks in one series | listed; `part=` picks one | never mixed |
 | enhanced and legacy converted CT | `read_ct_series` | frames without a place; maps |
 | NIfTI (.nii, .nii.gz, .hdr with .img) | `read_nifti` | 4D, colour, no sform or qform |
