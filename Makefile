@@ -49,7 +49,7 @@ lint:
 test: setup
 	@status=0; failed() { status=1; echo "make test: $$1 failed" >&2; }; \
 	$(MAKE) --no-print-directory lint || failed "ruff"; \
-	$(ENV) python -m pytest || failed "pytest tests"; \
+	$(ENV) python -m pytest --durations=15 || failed "pytest tests"; \
 	CUDA_VISIBLE_DEVICES= $(ENV) python -m pytest --nbval-lax --nbval-current-env notebooks \
 		|| failed "pytest notebooks"; \
 	exit $$status

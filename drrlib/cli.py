@@ -12,11 +12,14 @@ drrlib COMMAND --help says more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: that of the command; 2 for one that is not known."""
+    """Exit status: that of the command; 2 for one that is not known or not installed."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given[:1] == ["study"]:
-        from drrlib.lab.studies import command  # needs the extra `lab`
-
+        try:
+            from drrlib.lab.studies import command
+        except ModuleNotFoundError as error:
+            print(f'study: {error}; run pip install "drrlib[lab]"', file=sys.stderr)
+            return 2
         return command.main(given[1:])
     asked = given[:1] in (["-h"], ["--help"])
     print(_HELP, file=sys.stdout if asked else sys.stderr)

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import importlib.util
-import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -153,21 +152,16 @@ def test_whole_run_without_check_appends_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_red_tests_block(monkeypatch, tmp_path, capsys):
+    import gpu
     import record
     import render
 
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results.csv")
     monkeypatch.setattr(render, "tests_are_green", lambda: False)
-    assert render.main(["--peers", "none"]) == 1
-    assert "red" in capsys.readouterr().err and not record.RESULTS.exists()
-
-
-def test_unknown_peer_is_named():
-    import peers
-
-    with pytest.raises(SystemExit, match="nosuch"):
-        peers.choose(["itk", "nosuch"])
-    assert peers.choose(["none"]) == [] and peers.choose(["all"]) == list(peers.NAMES)
+    monkeypatch.setattr(gpu, "_tests_are_green", lambda: False)
+    assert render.main(["--peers", "none"]) == 1 and "red" in capsys.readouterr().err
+    assert gpu.main(["--device", "cpu", "--no-append"]) == 1 and "red" in capsys.readouterr().err
+    assert not record.RESULTS.exists()
 
 
 def _fixed(scene):
@@ -175,28 +169,6 @@ def _fixed(scene):
 
 
 # --- the GPU benchmark, as far as it can be tested without a GPU
-
-
-def test_plan_begins_with_what_matters_and_repeats_nothing():
-    import gpu_plan as g
-
-    jobs = g.plan()
-    flat = "512x512x133"
-    assert [(j.what, j.volume, j.n, j.batch) for j in jobs[:3]] == [
-        (g.IMAGE, flat, 200, 1),
-        (g.POSE, flat, 200, 1),
-        (g.IMAGE, flat, 200, 1024),
-    ]
-    assert all(j.compiled == (i < 2) for i, j in enumerate(jobs))
-    settings = [(j.what, j.volume, j.pose, j.n, j.batch, j.patch, j.repeats) for j in jobs]
-    assert len(set(settings)) == len(settings)
-    for what in (g.IMAGE, g.POSE, g.VOLUME):
-        mine = [j for j in jobs if j.what == what and j.group != g.TABLE]
-        assert {j.n for j in mine} == set(g.SIZES) and {j.batch for j in mine} == set(g.BATCHES)
-        assert {j.volume for j in mine} == set(g.VOLUMES) and {j.pose for j in mine} == set(g.POSES)
-    # A change of volume costs seconds: each is loaded once, but for the last lines of the table.
-    order = [j.volume for j in jobs if j.group != g.TABLE]
-    assert sum(a != b for a, b in itertools.pairwise(order)) == len(g.VOLUMES) - 1
 
 
 def test_plan_holds_every_cell_of_the_papers_table():
@@ -209,27 +181,6 @@ def test_plan_holds_every_cell_of_the_papers_table():
     assert {j.repeats for j in g.plan() if j.group == g.TABLE} == {15}
     assert not [j for j in g.plan(table=False) if j.group == g.TABLE]
     assert {j.n for j in g.plan(shrink=16) if j.group == g.TABLE} < set(range(4, 150))
-
-
-def test_budget_learns_what_jobs_cost_and_says_what_does_not_fit():
-    import gpu_plan as g
-
-    clock = [100.0]
-    budget = g.Budget(60.0, per_case=0.5, reserve=10.0, now=lambda: clock[0])
-    job = g.Job("sizes", g.IMAGE, "v", "ap", 200)
-    heavy = g.Job("headline", g.IMAGE, "v", "ap", 200, compiled=True)
-    assert budget.left() == pytest.approx(50.0)
-    assert budget.expect(job, cases=6) == pytest.approx(6.0)
-    assert budget.fits(job, 6, new_volume=True) and budget.fits(heavy, 6)
-    assert not budget.fits(heavy, 6, new_volume=True)
-    budget.took(heavy, 45.0)  # compilation says nothing about other jobs
-    assert budget.expect(job, cases=6) == pytest.approx(6.0)
-    budget.took(job, 20.0)
-    budget.took(job, 2.0)
-    assert budget.expect(job, cases=6) == pytest.approx(26.0)
-    assert budget.expect(g.Job("sizes", g.IMAGE, "v", "ap", 1800), 6) == pytest.approx(6.0)
-    clock[0] += 30.0
-    assert not budget.fits(job, 6)
 
 
 def test_a_batch_begins_with_the_view_and_spreads_around_it(blobs):
@@ -324,14 +275,6 @@ def test_a_broken_device_ends_the_run(monkeypatch):
 
     with pytest.raises(AcceleratorError):
         _gpu_case(broken).once()
-
-
-def test_a_case_that_is_too_slow_is_left_out():
-    import time
-
-    case = _gpu_case(lambda: time.sleep(0.01))
-    case.warm(0.02, 15)
-    assert case.status.startswith("left out: 15 runs")
 
 
 @pytest.mark.parametrize(("wall", "runs", "slept"), [(0.0, 2, 1), (0.03, 1, 0)])
@@ -497,31 +440,6 @@ def test_gpu_rows_are_written_after_each_job_and_old_rows_stay_valid(tmp_path, m
     }
     assert {r["batch"] for r in rows} == {"1", "2"} and {r["driver"] for r in rows} == {"none"}
     assert all(float(r["wall_ms"]) > 0 and r["gpu_ms"] == "" for r in rows)
-
-
-def test_a_gpu_run_without_time_measures_nothing_and_lists_what_is_left(capsys):
-    import gpu
-
-    words = "--device cpu --rehearse --budget 1 --peers"
-    assert gpu.main(words.split()) == 0
-    said = capsys.readouterr().out
-    assert "left out for want of time" in said and "headline: image, 512x512x133" in said
-
-
-def test_gpu_benchmark_without_gpu_says_so(monkeypatch, capsys):
-    import gpu
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]) == 1
-    assert "no CUDA device: nothing was measured" in capsys.readouterr().err
-
-
-def test_red_tests_block_the_gpu_benchmark(monkeypatch, capsys):
-    import gpu
-
-    monkeypatch.setattr(gpu, "_tests_are_green", lambda: False)
-    assert gpu.main(["--device", "cpu", "--no-append"]) == 1
-    assert "red" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["DiffDrrGpu", "NanoDrrGpu"])

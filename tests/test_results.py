@@ -111,8 +111,11 @@ def test_every_file_belongs_to_a_notebook():
     assert not stray_files(FULL, NOTEBOOKS)
 
 
-def test_what_the_readme_links_is_there():
-    assert not broken_links(ROOT / "README.md")
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_what_a_page_links_is_there(page):
+    assert not broken_links(ROOT / page if (ROOT / page).exists() else ROOT / "docs" / page)
 
 
 def test_siddon_is_exact():

@@ -41,11 +41,52 @@ class Frame(NamedTuple):
     row_step: Float[Tensor, "*b 3"]
 
 
+@dataclass(frozen=True)
 class Detector:
-    """What a detector's pixels allow, whatever the beam: windows, and larger or smaller pixels.
+    """Lengths and pixels of a CArm or a ScanProjection, which say what they mean; and what pixels
+    allow, whatever the beam: windows, and larger or smaller ones."""
 
-    For dataclasses with height, width, delx, dely, x0 and y0.
-    """
+    sdd: Scalar
+    sod: Scalar
+    height: int
+    width: int
+    delx: Scalar
+    dely: Scalar
+    x0: Scalar = 0.0
+    y0: Scalar = 0.0
+    flipped: bool = False
+
+    def __post_init__(self):
+        value = {}
+        for name in LENGTHS:
+            length = getattr(self, name)
+            if isinstance(length, Tensor) and length.ndim:
+                raise ShapeError(f"{name} has shape {tuple(length.shape)}; expected a 0-d tensor")
+            if isinstance(length, Tensor):
+                length = length.detach()
+            try:
+                number = math.nan if isinstance(length, str) else float(length)
+            except (TypeError, ValueError):
+                number = math.nan
+            value[name] = number
+            if not math.isfinite(number):
+                raise GeometryError(f"{name} is {length!r}; expected a finite length [mm]")
+        for name in ("sdd", "delx", "dely"):
+            if value[name] <= 0:
+                raise GeometryError(f"{name} is {value[name]} mm; expected more than 0")
+        if not 0 < value["sod"] < value["sdd"]:
+            raise GeometryError(
+                f"sod is {value['sod']} mm with sdd {value['sdd']} mm; the isocentre must lie "
+                "between source and detector, so expected 0 < sod < sdd"
+            )
+        for name in ("height", "width"):
+            pixels = getattr(self, name)
+            try:
+                count = 0 if isinstance(pixels, bool) else operator.index(pixels)
+            except TypeError:
+                count = 0
+            if count < 1:
+                raise GeometryError(f"{name} is {pixels!r}; expected a whole number of pixels >= 1")
 
     def crop(self, top: int, left: int, height: int, width: int):
         """The window of so many rows and columns, for image[..., top:top+height, left:left+width].
@@ -90,7 +131,6 @@ class Detector:
         return self.resize(self.height // factor, self.width // factor)
 
 
-@dataclass(frozen=True)
 class CArm(Detector):
     """Intrinsics of a C-arm. Every length is a number or a 0-d tensor that may take a gradient.
 
@@ -106,48 +146,6 @@ class CArm(Detector):
         GeometryError: a length or a number of pixels that no C-arm can have.
         ShapeError: a tensor with axes; one C-arm has one of each length.
     """
-
-    sdd: Scalar
-    sod: Scalar
-    height: int
-    width: int
-    delx: Scalar
-    dely: Scalar
-    x0: Scalar = 0.0
-    y0: Scalar = 0.0
-    flipped: bool = False
-
-    def __post_init__(self):
-        value = {}
-        for name in LENGTHS:
-            length = getattr(self, name)
-            if isinstance(length, Tensor) and length.ndim:
-                raise ShapeError(f"{name} has shape {tuple(length.shape)}; expected a 0-d tensor")
-            if isinstance(length, Tensor):
-                length = length.detach()
-            try:
-                number = math.nan if isinstance(length, str) else float(length)
-            except (TypeError, ValueError):
-                number = math.nan
-            value[name] = number
-            if not math.isfinite(number):
-                raise GeometryError(f"{name} is {length!r}; expected a finite length [mm]")
-        for name in ("sdd", "delx", "dely"):
-            if value[name] <= 0:
-                raise GeometryError(f"{name} is {value[name]} mm; expected more than 0")
-        if not 0 < value["sod"] < value["sdd"]:
-            raise GeometryError(
-                f"sod is {value['sod']} mm with sdd {value['sdd']} mm; the isocentre must lie "
-                "between source and detector, so expected 0 < sod < sdd"
-            )
-        for name in ("height", "width"):
-            pixels = getattr(self, name)
-            try:
-                count = 0 if isinstance(pixels, bool) else operator.index(pixels)
-            except TypeError:
-                count = 0
-            if count < 1:
-                raise GeometryError(f"{name} is {pixels!r}; expected a whole number of pixels >= 1")
 
     @classmethod
     def square(cls, sdd: Scalar, sod: Scalar, pixels: int, extent: Scalar, **others) -> "CArm":

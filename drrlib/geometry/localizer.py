@@ -10,7 +10,6 @@ the table. The same eta means the same view of the patient for both.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Real
@@ -18,10 +17,9 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm, Detector, Frame, Scalar
+from drrlib.geometry.carm import CArm, Detector, Frame
 
 
-@dataclass(frozen=True)
 class ScanProjection(Detector):
     """A fan across the table, moved along it. Every length is a number or a 0-d tensor.
 
@@ -43,20 +41,6 @@ class ScanProjection(Detector):
         GeometryError: a length or a number of pixels that no scanner can have.
         ShapeError: a tensor with axes; one scan has one of each length.
     """
-
-    sdd: Scalar
-    sod: Scalar
-    height: int
-    width: int
-    delx: Scalar
-    dely: Scalar
-    x0: Scalar = 0.0
-    y0: Scalar = 0.0
-    flipped: bool = False
-
-    def __post_init__(self):
-        # The same lengths make a C-arm: one check, one set of messages.
-        CArm(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @property
     def fan(self) -> CArm:

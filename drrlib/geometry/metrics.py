@@ -121,9 +121,14 @@ def pose_errors(pose: Numbers, true_pose: Numbers, center: Numbers) -> PoseError
         pose, true_pose: world_from_camera [..., 4, 4]; leading axes broadcast.
         center: Reference point [mm, world], such as the isocentre or the volume's centre. The
             displacement depends on it: a rotation moves only points off its axis.
+
+    Raises:
+        ShapeError: poses that are not [..., 4, 4], or a center that is not [3].
     """
     pose, true_pose = _poses(pose, true_pose)
     center = as_tensor(center, "center").to(pose)
+    if tuple(center.shape) != (3,):
+        raise ShapeError(f"center has shape {tuple(center.shape)}; expected [3]")
     motion = true_pose @ inverse(pose)
     moved = transform_points(motion, center[None])[..., 0, :] - center
     view = true_pose[..., :3, :3].mT

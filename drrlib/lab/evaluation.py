@@ -37,7 +37,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from drrlib.errors import ConfigError
 
@@ -178,6 +177,8 @@ def converged_table(trials: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFram
 
 def rate_columns(hits: int, count: int) -> dict[str, float]:
     """rate_percent with Wilson's interval low_percent to high_percent; NaN of nothing."""
+    from scipy.stats import binomtest  # half a second, which workers need not wait for
+
     if not count:
         return dict(rate_percent=np.nan, low_percent=np.nan, high_percent=np.nan)
     low, high = binomtest(hits, count).proportion_ci(method="wilson")

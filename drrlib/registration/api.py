@@ -64,8 +64,8 @@ def register(
             )
     first, start = views[0], _start(views[0], volume, start)
     if preset == "paper":
-        if len(views) > 1 or free or first.weights is not None:
-            raise ConfigError('preset "paper" takes one whole image and fixed lengths')
+        if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
+            raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
         return _as_in_the_paper(first, volume, start, loss, backend)
     relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
     prepared = Registration(

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from drrlib.arrays import Numbers
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.geometry import Geometry
 from drrlib.optimize import (
     GRADIENT_FREE,
     LOST,
@@ -122,24 +124,10 @@ def descend(
         BackendError: a graph without a CUDA device.
     """
     began = time.perf_counter()
-    start = check_starts(start)
-    carm = drr.carm
-    given = (fixed.image, fixed.weights) if isinstance(fixed, View) else (fixed, None)
-    images, weights = check_images(given[0], carm, given[1], "fixed")
+    start, carm = check_starts(start), drr.carm
     rows = start.reshape(-1, 6)
-    if len(images) not in (1, len(rows)):
-        raise ShapeError(
-            f"fixed has {len(images)} images for {len(rows)} starts; expected one image for all, "
-            f"or [{len(rows)}, 1, height, width], one for each start"
-        )
-    if derivative not in ("exact", "finite"):
-        raise ConfigError(f"derivative is {derivative!r}; choose exact or finite")
-    loss_of, method = get_loss(loss), _method(optimizer)
-    gradient_free = isinstance(method, GradientFree)
-    if gradient_free and derivative != "exact":
-        raise ConfigError("a search without gradients takes no derivative: leave it out")
-    if graph and (derivative != "exact" or gradient_free):
-        raise ConfigError("a graph records steps along the exact gradient: leave graph=False")
+    images, weights = _images(fixed, carm, len(rows))
+    loss_of, method = get_loss(loss), _method(optimizer, derivative, graph)
     check_falls(loss_of, images, weights)
     levels = schedule.levels_for(carm)
     search = Search(rows, schedule.threshold, schedule.patience)
@@ -149,7 +137,7 @@ def descend(
         objective = Objective([level_sight(drr, carm, images, weights, binning)], loss_of)
         search.enter(binning, last=index == len(levels) - 1)
         scale, fall = binning / levels[0][0], _FALLS[schedule.rates]
-        if gradient_free:
+        if isinstance(method, GradientFree):
             search_level(search, objective, method, steps, scale)
             bar.update(steps)
         else:
@@ -181,7 +169,27 @@ def descend(
     return found if start.ndim == 2 else found[0]
 
 
-def _method(optimizer: object) -> Optimizer | GradientFree:
+def _images(fixed: View | Numbers, carm: Geometry, starts: int) -> tuple[Tensor, Tensor | None]:
+    """Images and weights [1 or starts, 1, height, width]."""
+    given = (fixed.image, fixed.weights) if isinstance(fixed, View) else (fixed, None)
+    images, weights = check_images(given[0], carm, given[1], "fixed")
+    if len(images) not in (1, starts):
+        raise ShapeError(
+            f"fixed has {len(images)} images for {starts} starts; expected one image for all, "
+            f"or [{starts}, 1, height, width], one for each start"
+        )
+    return images, weights
+
+
+def _method(optimizer: object, derivative: str, graph: bool) -> Optimizer | GradientFree:
+    """The step rule or search, and whether it goes with the other options."""
+    if derivative not in ("exact", "finite"):
+        raise ConfigError(f"derivative is {derivative!r}; choose exact or finite")
     if isinstance(optimizer, str) and optimizer.lower() in GRADIENT_FREE:
-        return GRADIENT_FREE[optimizer.lower()]()
-    return optimizer if isinstance(optimizer, GradientFree) else get_optimizer(optimizer)
+        optimizer = GRADIENT_FREE[optimizer.lower()]()
+    gradient_free = isinstance(optimizer, GradientFree)
+    if gradient_free and derivative != "exact":
+        raise ConfigError("a search without gradients takes no derivative: leave it out")
+    if graph and (derivative != "exact" or gradient_free):
+        raise ConfigError("a graph records steps along the exact gradient: leave graph=False")
+    return optimizer if gradient_free else get_optimizer(optimizer)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry import CArm, check_rigid, inverse, rigid, so3_exp, transform_points
 
@@ -21,9 +22,7 @@ _LINE, _PLANE = 1e-4, 1e-2
 
 
 def arun(
-    points: Float[Tensor, "*#b n 3"],
-    targets: Float[Tensor, "*#b n 3"],
-    weights: Float[Tensor, "*#b n"] | None = None,
+    points: Numbers, targets: Numbers, weights: Numbers | None = None
 ) -> Float[Tensor, "*b 4 4"]:
     """Rigid transform that brings points nearest to their targets, in least squares.
 
@@ -34,9 +33,10 @@ def arun(
         start = carm.eta(world_from_room @ room_from_camera, volume.center)
 
     Args:
-        points, targets: The same n >= 3 points in two frames [mm], row by row; leading axes
-            broadcast.
-        weights: Of each pair, such as 1 / variance [1/mm^2]; 0 leaves a pair out. Default: equal.
+        points, targets: The same n >= 3 points in two frames [mm], row by row [..., n, 3]; leading
+            axes broadcast.
+        weights: Of each pair [..., n], such as 1 / variance [1/mm^2]; 0 leaves a pair out. Default:
+            equal.
 
     Returns:
         target_from_point, float64; a rotation also where the targets are a mirror image.
@@ -54,22 +54,7 @@ def arun(
         Arun, Huang, Blostein 1987, doi:10.1109/TPAMI.1987.4767965; the reflection case: Umeyama
         1991, doi:10.1109/34.88573.
     """
-    for name, x in (("points", points), ("targets", targets)):
-        if x.ndim < 2 or x.shape[-1] != 3 or x.shape[-2] != points.shape[-2] or x.shape[-2] < 3:
-            raise ShapeError(
-                f"{name} has shape {tuple(x.shape)}; expected [..., n, 3], the same n >= 3 for both"
-            )
-    points, targets = points.double(), targets.double()
-    if weights is None:
-        weights = torch.ones_like(points[..., 0])
-    if weights.shape[-1:] != points.shape[-2:-1]:
-        raise ShapeError(
-            f"weights has shape {tuple(weights.shape)}; expected [..., {points.shape[-2]}]"
-        )
-    weights = weights.double()
-    _check_finite(points=points, targets=targets, weights=weights)
-    if bool((weights < 0).any()):
-        raise ConfigError("weights has a negative one; expected numbers >= 0")
+    points, targets, weights = _pairs(points, targets, weights)
     share = (weights / weights.sum(dim=-1, keepdim=True))[..., None]
     means = [(share * x).sum(dim=-2, keepdim=True) for x in (points, targets)]
     centered = [x - m for x, m in zip((points, targets), means, strict=True)]
@@ -84,6 +69,28 @@ def arun(
     rotation = _nearest_rotation(spread.mT)
     shift = means[1] - means[0] @ rotation.mT
     return rigid(rotation, shift[..., 0, :])
+
+
+def _pairs(points: Numbers, targets: Numbers, weights: Numbers | None) -> list[Tensor]:
+    """What `arun` is given, checked, in float64."""
+    points = as_tensor(points, "points", torch.float64)
+    targets = as_tensor(targets, "targets", torch.float64)
+    for name, x in (("points", points), ("targets", targets)):
+        if x.ndim < 2 or x.shape[-1] != 3 or x.shape[-2] != points.shape[-2] or x.shape[-2] < 3:
+            raise ShapeError(
+                f"{name} has shape {tuple(x.shape)}; expected [..., n, 3], the same n >= 3 for both"
+            )
+    if weights is None:
+        weights = torch.ones_like(points[..., 0])
+    weights = as_tensor(weights, "weights", torch.float64)
+    if weights.shape[-1:] != points.shape[-2:-1]:
+        raise ShapeError(
+            f"weights has shape {tuple(weights.shape)}; expected [..., {points.shape[-2]}]"
+        )
+    _check_finite(points=points, targets=targets, weights=weights)
+    if bool((weights < 0).any()):
+        raise ConfigError("weights has a negative one; expected numbers >= 0")
+    return [points, targets, weights]
 
 
 class Picked(NamedTuple):
@@ -104,11 +111,11 @@ class Picked(NamedTuple):
 
 def pnp(
     carm: CArm,
-    points: Float[Tensor, "n 3"],
-    pixels: Float[Tensor, "n 2"],
-    start: Float[Tensor, "4 4"] | Float[Tensor, "6"] | None = None,
+    points: Numbers,
+    pixels: Numbers,
+    start: Numbers | None = None,
     *,
-    center: Float[Tensor, "3"] | None = None,
+    center: Numbers | None = None,
     huber: float | None = None,
 ) -> Picked:
     """Pose from points of the CT that were picked in the image.
@@ -118,10 +125,11 @@ def pnp(
 
     Args:
         carm: Intrinsics of the image.
-        points: Landmarks [mm, world].
-        pixels: The same points in the image as (column, row), pixel centres at half-integers.
-        start: world_from_camera, or eta, to begin with; needed for three to five points, and for
-            points in a plane.
+        points: Landmarks [n, 3] [mm, world].
+        pixels: The same points in the image as (column, row), pixel centres at half-integers
+            [n, 2].
+        start: world_from_camera [4, 4], or eta [6], to begin with; needed for three to five points,
+            and for points in a plane.
         center: The volume's centre; needed if `start` is an eta.
         huber: Distance [mm at the detector] beyond which a point counts linearly instead of
             quadratically (Huber 1964, doi:10.1214/aoms/1177703732): for points that may be
@@ -142,15 +150,7 @@ def pnp(
         4.4.4; the rotation is the one nearest to what the linear solution gives for known
         intrinsics); Levenberg-Marquardt from scipy.optimize.least_squares.
     """
-    if points.ndim != 2 or points.shape[1] != 3 or len(points) < 3:
-        raise ShapeError(f"points has shape {tuple(points.shape)}; expected [n, 3], n >= 3")
-    if tuple(pixels.shape) != (len(points), 2):
-        raise ShapeError(
-            f"pixels has shape {tuple(pixels.shape)}; expected [{len(points)}, 2]: a (column, row) "
-            "for each point"
-        )
-    points, pixels = (x.detach().to("cpu", torch.float64) for x in (points, pixels))
-    _check_finite(points=points, pixels=pixels)
+    points, pixels = _picks(points, pixels)
     if huber is not None and not 0 < huber < math.inf:
         raise ConfigError(f"huber is {huber}; expected a distance at the detector above 0 [mm]")
     spread = torch.linalg.svdvals(points - points.mean(dim=0))
@@ -158,7 +158,9 @@ def pnp(
         raise GeometryError(
             "points lie on a line, about which any rotation fits; pick another landmark"
         )
-    if start is None:
+    if start is not None:
+        begins = [inverse(_start_pose(carm, start, center))]
+    else:
         few, flat = len(points) < 6, bool(spread[2] < _PLANE * spread[0])
         if few or flat:
             given = f"{len(points)} points" if few else "points that lie in a plane"
@@ -168,8 +170,6 @@ def pnp(
                 "not in a plane: pick more, or pass start=..., a pose or eta near the right one"
             )
         begins = _direct(carm, points, pixels)
-    else:
-        begins = [inverse(_start_pose(carm, start, center))]
     refined = [_refined(carm, points, pixels, begin, huber) for begin in begins]
     seen = [x for x in refined if bool((transform_points(x[0], points)[:, 2] > 0).all())]
     if not seen:
@@ -182,6 +182,23 @@ def pnp(
     errors = (off * _spacing(carm)).norm(dim=1)
     rms_px = float(off.square().sum(dim=1).mean().sqrt())
     return Picked(pose, rms_px, float(errors.square().mean().sqrt()), errors)
+
+
+def _picks(points: Numbers, pixels: Numbers) -> list[Tensor]:
+    """What `pnp` is given, checked, on the CPU in float64."""
+    points, pixels = (
+        as_tensor(x, name).detach().to("cpu", torch.float64)
+        for x, name in ((points, "points"), (pixels, "pixels"))
+    )
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) < 3:
+        raise ShapeError(f"points has shape {tuple(points.shape)}; expected [n, 3], n >= 3")
+    if tuple(pixels.shape) != (len(points), 2):
+        raise ShapeError(
+            f"pixels has shape {tuple(pixels.shape)}; expected [{len(points)}, 2]: a (column, row) "
+            "for each point"
+        )
+    _check_finite(points=points, pixels=pixels)
+    return [points, pixels]
 
 
 def _nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
@@ -314,8 +331,8 @@ def _refined(
     return moved(torch.from_numpy(found.x)[None])[0], float(found.cost)
 
 
-def _start_pose(carm: CArm, start: Tensor, center: Tensor | None) -> Float[Tensor, "4 4"]:
-    start = start.detach().to("cpu", torch.float64)
+def _start_pose(carm: CArm, start: Numbers, center: Numbers | None) -> Float[Tensor, "4 4"]:
+    start = as_tensor(start, "start").detach().to("cpu", torch.float64)
     if tuple(start.shape) == (4, 4):
         check_rigid(start, "start")
         return start
@@ -326,8 +343,11 @@ def _start_pose(carm: CArm, start: Tensor, center: Tensor | None) -> Float[Tenso
             "start is an eta, which stands for a pose about a volume's centre; pass "
             "center=volume.center"
         )
-    _check_finite(start=start)
-    return carm.pose(start, center.detach().cpu()).detach()
+    center = as_tensor(center, "center").detach().cpu()
+    if tuple(center.shape) != (3,):
+        raise ShapeError(f"center has shape {tuple(center.shape)}; expected [3], as volume.center")
+    _check_finite(start=start, center=center)
+    return carm.pose(start, center).detach()
 
 
 def _spacing(carm: CArm) -> Float[Tensor, "2"]:

@@ -4,19 +4,18 @@ A region is an image of weights [height, width], 1 inside and 0 outside. Regions
 multiplication; `outside` turns one round:
 
     weights = regions.collimated(fixed) * regions.outside(regions.circle(carm, (210, 80), 15.0))
-    register(fixed, volume, carm, start, weights=weights)
+    register(View(fixed, carm, weights), volume, start)
 
 Positions are image coordinates (column, row) in pixels, as `CArm.project` gives them: pixel
 (i, j) has its centre at (j + 1/2, i + 1/2).
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm
 
@@ -73,17 +72,15 @@ def circle(
     return _not_empty(inside, f"the circle around {tuple(center)}")
 
 
-def polygon(
-    carm: CArm, corners: Sequence[Sequence[float]] | Tensor
-) -> Float[Tensor, "height width"]:
+def polygon(carm: CArm, corners: Numbers) -> Float[Tensor, "height width"]:
     """1 where a pixel's centre lies in a polygon, such as the outline of an implant.
 
     `polygon(carm, [(10, 10), (90, 20), (50, 80)])` is a triangle.
 
     Args:
         carm: The detector.
-        corners: (column, row) of three corners or more in image coordinates, in order; the last
-            is joined to the first.
+        corners: (column, row) of three corners or more in image coordinates [n, 2], in order; the
+            last is joined to the first.
 
     Raises:
         ShapeError: not [n, 2] with n >= 3.
@@ -91,7 +88,7 @@ def polygon(
     """
     from matplotlib.path import Path  # of the extra `lab`
 
-    points = torch.as_tensor(corners, dtype=torch.float64, device="cpu").numpy()
+    points = as_tensor(corners, "corners").detach().to("cpu", torch.float64).numpy()
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise ShapeError(
             f"corners has shape {points.shape}; expected [n, 2], n >= 3: (column, row) of each"
@@ -105,7 +102,7 @@ def polygon(
     return _not_empty(torch.from_numpy(inside).reshape(carm.height, carm.width), "the polygon")
 
 
-def outside(weights: Float[Tensor, "*image"]) -> Float[Tensor, "*image"]:
+def outside(weights: Numbers) -> Float[Tensor, "*image"]:
     """Everything but a region: 1 - weights.
 
     `outside(polygon(carm, corners))` leaves an implant out.
@@ -113,6 +110,7 @@ def outside(weights: Float[Tensor, "*image"]) -> Float[Tensor, "*image"]:
     Raises:
         ConfigError: weights that are not between 0 and 1.
     """
+    weights = as_tensor(weights, "weights")
     if not bool(((weights >= 0) & (weights <= 1)).all()):
         raise ConfigError(
             f"weights go from {float(weights.min()):.3g} to {float(weights.max()):.3g}; expected "
@@ -121,9 +119,7 @@ def outside(weights: Float[Tensor, "*image"]) -> Float[Tensor, "*image"]:
     return 1 - weights
 
 
-def collimated(
-    fixed: Float[Tensor, "height width"], least: float = 1.0
-) -> Float[Tensor, "height width"]:
+def collimated(fixed: Numbers, least: float = 1.0) -> Float[Tensor, "height width"]:
     """The open field between the blades of a collimator, found in the image itself.
 
     A blade is taken to be a bar along one edge of the image, not deeper than two fifths of it,
@@ -136,7 +132,7 @@ def collimated(
     below and to the right of them.
 
     Args:
-        fixed: Line integrals, so the blades are bright.
+        fixed: Line integrals [height, width], so the blades are bright.
         least: Least fall of the line integral from blade to field: 1 is 2.7 times the light.
 
     Raises:
@@ -144,13 +140,14 @@ def collimated(
         ConfigError: pixels that are not finite; no blade, or bright parts that are none: use
             `rectangle` or `polygon`.
     """
+    fixed = as_tensor(fixed, "fixed").detach()
     if fixed.ndim != 2 or min(fixed.shape) < 16:
         raise ShapeError(
             f"fixed has shape {tuple(fixed.shape)}; expected [height, width] of 16 pixels or more"
         )
     if not bool(torch.isfinite(fixed).all()):
         raise ConfigError("fixed has NaN or infinite pixels; expected line integrals")
-    image = fixed.detach().to("cpu", torch.float64)
+    image = fixed.to("cpu", torch.float64)
     size = image.shape
     middle = [(round(n * (0.5 - _CENTRAL / 2)), round(n * (0.5 + _CENTRAL / 2))) for n in size]
     field = middle

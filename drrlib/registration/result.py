@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, Geometry, PoseErrors, ScanProjection, mrpd, mtre, pose_errors
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
     def __repr__(self) -> str:
         if self.mtre.ndim:
             return f"Comparison({len(self.mtre)} poses, median mTRE {self.mtre.median():.3g} mm)"
-        turn = math.degrees(self.parts.rotation)
+        turn = math.degrees(self.parts.rotation.detach())
         return (
             f"Comparison(mTRE {self.mtre:.3g} mm, {turn:.3g} deg, "
             f"{self.parts.in_plane:.3g} mm in plane, {self.parts.depth:.3g} mm in depth)"
@@ -154,7 +154,8 @@ class RegistrationResult:
         """How far this pose is from another: world_from_camera [4, 4] or eta [6], or a result."""
         if isinstance(pose, RegistrationResult):
             pose = pose.pose
-        elif torch.as_tensor(pose).shape[-1:] == (6,):
+        pose = as_tensor(pose, "pose", torch.float64)
+        if pose.shape[-1:] == (6,):
             pose = self.carm.pose(pose, self.center)
         points = self.center + 50 * torch.cat([torch.eye(3), -torch.eye(3)]).to(self.center)
         pair = (self.pose, pose)
@@ -178,7 +179,10 @@ class RegistrationResult:
             entries = json.loads(Path(path).read_text(encoding="utf-8"))
             if entries.pop("format", None) != _FORMAT:
                 raise ValueError(f"it does not say that it is a {_FORMAT}")
-            return cls(**{name: _restored(x) for name, x in entries.items()})
+            found = cls(**{name: _restored(x) for name, x in entries.items()})
+            if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
+                raise ValueError("eta and pose are not those of the same poses")
+            return found
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
             raise ConfigError(
                 f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "

@@ -236,15 +236,15 @@ def _stack(backend):
 def test_a_volume_for_each_pose(backend, method):
     """Image, pose gradient and volume gradient are those of each volume by itself."""
     mu = _stack(backend).requires_grad_()
-    a, names = affine(size=(16, 12, 10)), ("oblique", "lateral", "axial")
-    views = [GENERIC_VIEWS[name] for name in names]
+    a, size = affine(size=(16, 12, 10)), (8, 6)  # two tiles; an interpreted one is slow
+    views = [view(*angles, size) for angles in ((0.21, 0.37), (-0.13, 1.41), (1.36, 0.31))]
     frames = [torch.cat(x).requires_grad_() for x in zip(*(v.frame for v in views), strict=True)]
-    image = project(Grid(mu, a), *frames, 13, 11, method=method, backend=backend)
+    image = project(Grid(mu, a), *frames, *size, method=method, backend=backend)
     image.square().sum().backward()
     for k, v in enumerate(views):
         one = mu[k].detach().clone().requires_grad_()
         frame = [x.clone().requires_grad_() for x in v.frame]
-        alone = project(Grid(one, a), *frame, 13, 11, method=method, backend=backend)
+        alone = project(Grid(one, a), *frame, *size, method=method, backend=backend)
         alone.square().sum().backward()
         assert worst(image[k].detach().cpu(), alone[0].detach().cpu()) < 2e-6
         assert worst(mu.grad[k].cpu(), one.grad.cpu()) < VOLUME

@@ -375,6 +375,7 @@ HOLE[3, 4] = math.nan
         (dict(preset="paper", several=True), ConfigError, "one whole image"),
         (dict(preset="paper", free=("sdd",)), ConfigError, "fixed lengths"),
         (dict(preset="paper", weights=torch.ones(48, 48)), ConfigError, "one whole image"),
+        (dict(preset="paper", search=(0.3, 30.0)), ConfigError, "no search"),
         (dict(several=True, pose=None), ConfigError, r"views \[0, 1\] of 2 have no pose"),
     ],
     ids=lambda x: ",".join(f"{k}" for k in x) if isinstance(x, dict) else "",

@@ -25,10 +25,11 @@ from drrlib.io import localizer_from_dicom
 from drrlib.lab import datasets, phantoms
 from drrlib.lab.evaluation import rate_columns
 from drrlib.lab.landscapes import losses_at
+from drrlib.lab.studies.protocol import known_entries
 from drrlib.lab.studies.registration import ETA_COLUMNS
 from drrlib.lab.studies.runner import trial_generator
 from drrlib.optimize import Adam, lowest
-from drrlib.registration import Schedule, descend
+from drrlib.registration import RegistrationResult, Schedule, descend
 from drrlib.volume import Volume
 
 REAL = ("plastic_skull_1mm", "plastic_skull_5mm")
@@ -114,11 +115,7 @@ class LocalizerProtocol:
         Raises:
             ConfigError: a name that a protocol does not have.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
-        unknown = sorted(set(config) - set(known))
-        if unknown:
-            raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
-        return cls(**config)
+        return cls(**known_entries(cls, config))
 
     def config(self) -> dict:
         """A plain dictionary for `run_study`."""
@@ -206,27 +203,32 @@ def search(
     Sets run side by side and do not know of each other.
     """
     scan = load_localizer(protocol.subject)
-    first = protocol.stages[0][0]
-    for binning, voxel, steps, loss, kept in protocol.stages:
-        image, geometry = scan.binned(binning)
-        scale = binning / first
-        drr = DRR(
-            averaged(protocol.subject, voxel),
-            geometry,
-            method=protocol.method,
-            backend=protocol.backend,
-        )
-        result = descend(
-            image,
-            drr,
-            start.flatten(0, 1),
-            loss=loss,
-            optimizer=Adam(protocol.rates[0] * scale, protocol.rates[1] * scale),
-            schedule=Schedule(((1, steps),), patience=steps),
-        )
+    for stage in protocol.stages:
+        result = _descend(protocol, *scan.binned(stage[0]), stage, start.flatten(0, 1))
         best, value = lowest(result.eta.reshape(start.shape), result.loss.reshape(start.shape[:2]))
-        start = best[:, :kept]
+        start = best[:, : stage[-1]]
     return start[:, 0], value[:, 0]
+
+
+def _descend(
+    protocol: LocalizerProtocol,
+    image: Tensor,
+    geometry: ScanProjection,
+    stage: Sequence,
+    start: Tensor,
+    share: float = 1.0,
+) -> RegistrationResult:
+    """One stage, from each start, at a share of its rates."""
+    binning, voxel, steps, loss, _ = stage
+    volume, share = averaged(protocol.subject, voxel), share * binning / protocol.stages[0][0]
+    return descend(
+        image,
+        DRR(volume, geometry, method=protocol.method, backend=protocol.backend),
+        start,
+        loss=loss,
+        optimizer=Adam(*(rate * share for rate in protocol.rates)),
+        schedule=Schedule(((1, steps),), patience=steps),
+    )
 
 
 def localizer_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
@@ -321,32 +323,17 @@ def spacing_fits(
         Columns scale, the loss, and off_* as in `localizer_trials`.
     """
     scan = load_localizer(protocol.subject)
-    binning, voxel, steps, loss, _ = protocol.stages[-1]
-    image, geometry = scan.binned(binning)
-    # From a pose nearby: a fifth of the search's rates, and no early end.
-    fraction = 0.2 * binning / protocol.stages[0][0]
+    stage = protocol.stages[-1]
+    image, geometry = scan.binned(stage[0])
     rows = []
     for scale in scales:
-        larger = dataclasses.replace(
-            geometry, delx=geometry.delx * scale, dely=geometry.dely * scale
-        )
+        delx, dely = geometry.delx * scale, geometry.dely * scale
+        larger = dataclasses.replace(geometry, delx=delx, dely=dely)
         start = eta.clone()
         # Larger pixels, nearer tube: nearly the same fan.
         start[3:] += (scale - 1) * geometry.sod * scan.pose[0, :3, 2]
-        drr = DRR(
-            averaged(protocol.subject, voxel),
-            larger,
-            method=protocol.method,
-            backend=protocol.backend,
-        )
-        result = descend(
-            image,
-            drr,
-            start,
-            loss=loss,
-            optimizer=Adam(*(rate * fraction for rate in protocol.rates)),
-            schedule=Schedule(((1, steps),), patience=steps),
-        )
+        # From a pose nearby: a fifth of the search's rates, and no early end.
+        result = _descend(protocol, image, larger, stage, start, 0.2)
         off = to_degrees(result.eta - scan.eta).tolist()
         named = {f"off_{name}": value for name, value in zip(ETA_COLUMNS, off, strict=True)}
         rows.append({"scale": scale, "loss": result.loss, **named})

@@ -85,10 +85,7 @@ class Protocol:
             ConfigError: a name that a protocol does not have, or a value of another kind.
         """
         known = {f.name: f.type for f in dataclasses.fields(cls)}
-        unknown = sorted(set(config) - set(known))
-        if unknown:
-            raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
-        for name, value in config.items():
+        for name, value in known_entries(cls, config).items():
             kind = {str: str, int: int, float: (int, float)}.get(known[name], (list, tuple))
             if not isinstance(value, kind) and not (name == "rates" and value is None):
                 wanted = getattr(known[name], "__name__", known[name])
@@ -194,6 +191,15 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
     else:
         volume = datasets.volume(name.removeprefix("ct:"))  # raises, with the names, if none
     return volume.coarsen_to(voxel).crop_to_support().to(device)
+
+
+def known_entries(protocol: type, config: Mapping) -> Mapping:
+    """A configuration of which a protocol has every name; else ConfigError."""
+    known = [f.name for f in dataclasses.fields(protocol)]
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise ConfigError(f"a protocol has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return config
 
 
 def read_config(config: Mapping, *names: str) -> tuple:
