@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drrlib.errors import DicomError
+from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_stacks import check_duplicates, even_line, resampled_line, split
 from drrlib.io.dicom_tags import GEOMETRY, Header, read_headers
 
@@ -72,7 +72,12 @@ class Series:
 
 def _files(path_or_paths) -> list[Path]:
     one = isinstance(path_or_paths, (str, os.PathLike))
-    given = [Path(p) for p in ([path_or_paths] if one else path_or_paths)]
+    try:
+        given = [Path(p) for p in ([path_or_paths] if one else path_or_paths)]
+    except TypeError:
+        raise ConfigError(
+            f"got a {type(path_or_paths).__name__}; expected a folder, a file or a list of files"
+        ) from None
     for path in given:
         if not path.exists():
             raise DicomError(f"{str(path)!r} does not exist; expected a DICOM folder or files")

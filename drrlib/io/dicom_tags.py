@@ -106,14 +106,16 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
             ds = pydicom.dcmread(
                 file, stop_before_pixels=not pixels, specific_tags=list(tags), force=bare
             )
+            meta = getattr(ds, "file_meta", {})
+            directory = meta.get("MediaStorageSOPClassUID", "") == DICOMDIR
+            unnamed = meta.get("TransferSyntaxUID") is None
         except Exception:  # a damaged header can raise nearly anything
             if not bare:
                 raise DicomError(DAMAGED) from None
             return None
-    directory = getattr(ds, "file_meta", {}).get("MediaStorageSOPClassUID", "") == DICOMDIR
     if not bare and not directory and "SeriesInstanceUID" not in ds and "Rows" not in ds:
         raise DicomError(DAMAGED)
-    if "TransferSyntaxUID" not in getattr(ds, "file_meta", {}):
+    if unnamed:
         ds.file_meta = getattr(ds, "file_meta", None) or FileMetaDataset()
         implicit = ds.original_encoding[0]
         ds.file_meta.TransferSyntaxUID = (
@@ -179,7 +181,7 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 def words(ds: Dataset, keyword: str) -> list[str]:
     """Values of a text tag in upper case."""
     found = value(ds, keyword)
-    found = [found] if found is None or isinstance(found, str) else list(found)
+    found = [found] if found is None or isinstance(found, str) else np.atleast_1d(found)
     return [str(word).strip().upper() for word in found if word is not None]
 
 

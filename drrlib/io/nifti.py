@@ -59,7 +59,13 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
             "are unknown; set the sform, or pass array and affine to Volume.from_hu"
         )
     affine = LPS_FROM_RAS @ np.asarray(image.affine, dtype=np.float64)
-    affine[:3] *= UNIT_MM.get(header.get_xyzt_units()[0], 1.0)
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:
+        raise VolumeError(
+            "the NIfTI header names no known unit of length; set xyzt_units"
+        ) from None
+    affine[:3] *= UNIT_MM.get(unit, 1.0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError("the NIfTI affine is singular or not finite; set a valid sform")
     sides = np.linalg.norm(image.affine[:3, :3], axis=0)

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_tensor, as_whole
 from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.first_order import first_order
 from drrlib.projectors import cpu, cuda, reference, reference_images
@@ -22,6 +22,8 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
         ConfigError: an unknown name.
         BackendError: the named backend cannot take this grid.
     """
+    if not isinstance(grid, Grid):
+        raise ConfigError(f"grid is a {type(grid).__name__}; expected a Grid(mu, affine)")
     if backend not in BACKENDS:
         raise ConfigError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}")
     fits = grid.mu.device.type == "cpu" and grid.mu.dtype == torch.float32
@@ -88,11 +90,12 @@ def project(
         ConfigError: unknown method or backend, or a size below 1.
         BackendError: the named backend cannot run here.
     """
-    for name, value in (("height", height), ("width", width), ("patch_size", patch_size or 1)):
-        if int(value) != value or value < 1:
-            raise ConfigError(f"{name} is {value}; expected a whole number of at least 1")
+    height, width = as_whole(height, "height"), as_whole(width, "width")
+    patch_size = None if patch_size is None else as_whole(patch_size, "patch_size")
+    choose_backend(grid, backend)
     points = _points(method, source=source, corner=corner, col_step=col_step, row_step=row_step)
     how = dict(method=method, backend=backend, patch_size=patch_size)
+    _check_broadcast(points, "source, corner, col_step and row_step", "[b, 3]")
     frames = grid.frames(*points)
     grid.check_poses(len(frames))
     return images(grid, frames, height, width, **how)
@@ -156,13 +159,8 @@ def line_integrals(
     """
     choice = choose_backend(grid, backend)
     source, target = _points(method, source=source, target=target)
-    try:
-        source, target = torch.broadcast_tensors(source, target)
-    except RuntimeError:
-        raise ShapeError(
-            f"source {tuple(source.shape)} and target {tuple(target.shape)} do not broadcast; "
-            "expected [..., 3] each"
-        ) from None
+    _check_broadcast([source, target], "source and target", "[..., 3]")
+    source, target = torch.broadcast_tensors(source, target)
     if grid.mu.ndim == 4 and (source.ndim < 2 or len(source) != grid.volumes):
         raise ShapeError(
             f"mu has {grid.volumes} volumes for rays of shape {tuple(source.shape)}; expected one "
@@ -246,6 +244,16 @@ def frame_gradients(
 def _by_volume(grid: Grid, frames: Float[Tensor, "b 12"]) -> list[tuple[Grid, Tensor]]:
     """Each volume with its own frames, one volume after the other."""
     return list(zip(grid.each(), frames.tensor_split(grid.volumes), strict=True))
+
+
+def _check_broadcast(points: list[Tensor], names: str, shape: str) -> None:
+    try:
+        torch.broadcast_shapes(*(x.shape for x in points))
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(x.shape)) for x in points)
+        raise ShapeError(
+            f"{names} of shapes {shapes} do not broadcast; expected {shape} each"
+        ) from None
 
 
 def _points(method: str, **points: Numbers) -> list[Tensor]:

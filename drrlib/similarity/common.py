@@ -19,10 +19,11 @@ def check(
         ShapeError: not [batch, 1, height, width] of one size; batches that do not fit.
         ConfigError: a weight that is negative or NaN.
     """
-    fixed, moving, weights = (
-        _batched(x, name)
-        for x, name in ((fixed, "fixed"), (moving, "moving"), (weights, "weights"))
-    )
+    fixed, moving = _batched(fixed, "fixed"), _batched(moving, "moving")
+    weights = None if weights is None else _batched(weights, "weights")
+    if fixed.dtype != moving.dtype:
+        kind = torch.promote_types(fixed.dtype, moving.dtype)
+        fixed, moving = fixed.to(kind), moving.to(kind)
     named = [("fixed", fixed), ("moving", moving), ("weights", weights)]
     named = [(name, image) for name, image in named if image is not None]
     for name, image in named:
@@ -47,9 +48,7 @@ def check(
     return fixed, moving, weights
 
 
-def _batched(image: Numbers | None, name: str) -> Tensor | None:
-    if image is None:
-        return None
+def _batched(image: Numbers, name: str) -> Tensor:
     image = as_tensor(image, name)
     return image[(None,) * (4 - image.ndim)] if image.ndim in (2, 3) else image
 
