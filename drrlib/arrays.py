@@ -1,12 +1,14 @@
 """Numbers as people have them: tensors, NumPy arrays, lists; brought to tensors at public doors."""
 
+import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drrlib.errors import DtypeError, GeometryError, ShapeError
+from drrlib.errors import ConfigError, DtypeError, GeometryError, ShapeError
 
 Numbers = Tensor | np.ndarray | Sequence | float | int
 
@@ -36,6 +38,9 @@ def as_tensor(values: Numbers, name: str, dtype: torch.dtype | None = None) -> T
                 f"{name} is a {type(values).__name__} that is no array of numbers; expected a "
                 "tensor, an array, or a list of rows of one length"
             ) from error
+    if values.is_meta or values.layout != torch.strided:
+        kind = "without values" if values.is_meta else "in a sparse layout"
+        raise DtypeError(f"{name} is a tensor {kind}; expected a dense one on a device")
     if values.is_complex():
         raise DtypeError(f"{name} has complex numbers; expected real ones")
     if dtype is None and not values.is_floating_point():
@@ -62,3 +67,39 @@ def as_affine(values: Numbers, name: str = "affine") -> Tensor:
             "world_from_voxel [mm] with column vectors"
         )
     return affine
+
+
+def as_whole(value, name: str, least: int = 1) -> int:
+    """A whole number of at least so much.
+
+    Raises:
+        ConfigError: anything else; True and False are no numbers.
+    """
+    try:
+        number = least - 1 if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # of arrays and tensors
+        number = least - 1
+    if number < least or number >= 2**63:
+        raise ConfigError(f"{name} is {_shown(value)}; expected a whole number of at least {least}")
+    return number
+
+
+def as_length(value, name: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    single = isinstance(value, (int, float, np.number)) or getattr(value, "shape", None) == ()
+    try:
+        number = math.nan if not single or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} is {_shown(value)}; expected a finite number above 0")
+    return number
+
+
+def _shown(value) -> str:
+    shape = getattr(value, "shape", ())
+    return f"a {type(value).__name__} of shape {tuple(shape)}" if shape else repr(value)[:60]

@@ -54,6 +54,7 @@ class DRR:
                 f"volume is a {type(volume).__name__}; expected a Volume: read_volume(path), "
                 "Volume.from_hu(hu, affine) or Volume(mu, affine)"
             )
+        _check_geometry(carm)
         if method not in METHODS:
             raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
         self.volume, self.carm = volume, carm
@@ -71,6 +72,7 @@ class DRR:
 
     def with_carm(self, carm: Geometry) -> "DRR":
         """The same volume, prepared once, seen by another C-arm, such as a coarser detector."""
+        _check_geometry(carm)
         other = copy.copy(self)
         other.carm = carm
         return other
@@ -87,7 +89,9 @@ class DRR:
             ShapeError: another number of voxels.
             BackendError: the backend that the renderer was asked for by name cannot take it.
         """
-        if tuple(mu.shape[-3:]) != self.grid.shape:
+        if not isinstance(mu, Tensor):
+            mu = as_tensor(mu, "mu", torch.float32)
+        if mu.ndim not in (3, 4) or tuple(mu.shape[-3:]) != self.grid.shape:
             raise ShapeError(
                 f"mu has shape {tuple(mu.shape)}; expected the {self.grid.shape} voxels of this "
                 "renderer's volume, or a stack of such volumes [b, x, y, z]"
@@ -207,6 +211,13 @@ class DRR:
         lead = pose.shape[:-2]
         return march.image.reshape(*lead, *march.image.shape[1:]), jacobian.reshape(
             *lead, *jacobian.shape[1:]
+        )
+
+
+def _check_geometry(carm) -> None:
+    if not isinstance(carm, Geometry):
+        raise ConfigError(
+            f"carm is a {type(carm).__name__}; expected a CArm(sdd, sod, ...) or a ScanProjection"
         )
 
 

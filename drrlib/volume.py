@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_affine, as_tensor
+from drrlib.arrays import Numbers, as_affine, as_length, as_tensor, as_whole
 from drrlib.errors import ConfigError, GeometryError, ShapeError, VolumeError
 
 # Linear attenuation of water at 60 keV [1/mm]: 0.2059 cm2/g x 1 g/cm3.
@@ -49,7 +49,9 @@ class Volume:
     center: Numbers | None = None
 
     def __post_init__(self):
-        mu = self.mu if isinstance(self.mu, Tensor) else _float32(self.mu, "mu")
+        dense = isinstance(self.mu, Tensor) and not self.mu.is_meta
+        dense = dense and self.mu.layout == torch.strided
+        mu = self.mu if dense else _float32(self.mu, "mu")
         object.__setattr__(self, "mu", mu)
         if mu.ndim != 3 or mu.numel() == 0:
             raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")
@@ -87,9 +89,8 @@ class Volume:
         Raises:
             ConfigError, ShapeError, GeometryError, VolumeError: what is wrong with which argument.
         """
-        if not mu_water > 0:
-            raise ConfigError(f"mu_water is {mu_water}; expected attenuation of water > 0 in 1/mm")
-        hu = hu if isinstance(hu, Tensor) else _float32(hu, "hu")
+        mu_water = as_length(mu_water, "mu_water, attenuation of water in 1/mm,")
+        hu = as_tensor(hu, "hu") if isinstance(hu, Tensor) else _float32(hu, "hu")
         hu = hu if hu.dtype == torch.float64 else hu.to(torch.float32)
         if not bool(torch.isfinite(hu).all()):
             raise VolumeError("hu has NaN or infinite voxels; replace them, for air by -1000")
@@ -133,8 +134,7 @@ class Volume:
             ConfigError: a negative margin.
             VolumeError: the volume is empty.
         """
-        if margin < 0:
-            raise ConfigError(f"margin is {margin}; expected a number of voxels >= 0")
+        margin = as_whole(margin, "margin", 0)
         filled = self.mu.detach() != 0
         # Axis by axis: a list of all filled voxels would take 24 bytes for each.
         spans = [torch.nonzero(filled.any(a).any(b)).flatten() for a, b in ((2, 1), (2, 0), (1, 0))]
@@ -153,9 +153,10 @@ class Volume:
         Raises:
             ConfigError: a factor below 1.
         """
-        factors = (factor,) * 3 if isinstance(factor, int) else tuple(factor)
-        if len(factors) != 3 or any(f < 1 for f in factors):
-            raise ConfigError(f"factor is {factor}; expected one or three whole numbers >= 1")
+        several = isinstance(factor, (tuple, list))
+        factors = tuple(as_whole(f, "factor") for f in (factor if several else (factor,) * 3))
+        if len(factors) != 3:
+            raise ConfigError(f"factor has {len(factors)} numbers; expected one or three")
         pad = [x for n, f in zip(self.shape[::-1], factors[::-1], strict=True) for x in (0, -n % f)]
         wide = torch.promote_types(self.mu.dtype, torch.float32)  # half types cannot be pooled
         mu = torch.nn.functional.pad(self.mu.to(wide), pad)[None, None]
@@ -168,6 +169,7 @@ class Volume:
 
     def coarsen_to(self, size: float) -> "Volume":
         """Average blocks of voxels to about `size` mm along each axis, never to finer ones."""
+        size = as_length(size, "size")
         return self.coarsen(tuple(max(1, round(size / x)) for x in self.spacing.tolist()))
 
 

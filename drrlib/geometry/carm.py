@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_length, as_tensor, as_whole
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry.se3 import rigid, so3_exp
 
@@ -94,8 +94,9 @@ class Detector:
         Raises:
             ConfigError: the window leaves the detector.
         """
-        inside = 0 <= top and 0 <= left and height >= 1 and width >= 1
-        if not inside or top + height > self.height or left + width > self.width:
+        top, left = as_whole(top, "top", 0), as_whole(left, "left", 0)
+        height, width = as_whole(height, "height"), as_whole(width, "width")
+        if top + height > self.height or left + width > self.width:
             raise ConfigError(
                 f"the window of {height} x {width} pixels at ({top}, {left}) leaves the detector "
                 f"of {self.height} x {self.width}; expected a window inside it"
@@ -113,7 +114,12 @@ class Detector:
         )
 
     def resize(self, height: int, width: int):
-        """The same detector with other numbers of rows and columns, for a resampled image."""
+        """The same detector with other numbers of rows and columns, for a resampled image.
+
+        Raises:
+            ConfigError: not whole numbers of at least 1.
+        """
+        height, width = as_whole(height, "height"), as_whole(width, "width")
         delx, dely = self.delx * (self.width / width), self.dely * (self.height / height)
         return dataclasses.replace(self, height=height, width=width, delx=delx, dely=dely)
 
@@ -128,7 +134,8 @@ class Detector:
         Raises:
             ConfigError: the factor does not divide height and width.
         """
-        if factor < 1 or self.height % factor or self.width % factor:
+        factor = as_whole(factor, "factor")
+        if self.height % factor or self.width % factor:
             raise ConfigError(
                 f"factor is {factor} for a detector of {self.height} x {self.width} pixels; "
                 "expected a divisor of both"
@@ -177,7 +184,7 @@ class CArm(Detector):
         """
         eta = _check_eta(eta)
         rotation = _view(eta[..., 0], eta[..., 1]) @ _about_z(eta[..., 2])
-        isocenter = as_tensor(center, "center").to(eta) + eta[..., 3:]
+        isocenter = _center(center, eta) + eta[..., 3:]
         return rigid(rotation, isocenter - _double(self.sod, eta) * rotation[..., :, 2])
 
     def pose_slopes(self, eta: Numbers) -> Float[Tensor, "*b 6 4 4"]:
@@ -215,7 +222,7 @@ class CArm(Detector):
         phi = torch.where(polar, 0.0, torch.atan2(direction[..., 0], -direction[..., 1]))
         turn = _view(theta, phi).mT @ pose[..., :3, :3]
         gamma = torch.atan2(turn[..., 1, 0], turn[..., 0, 0])
-        center = as_tensor(center, "center").to(pose)
+        center = _center(center, theta[..., None])
         offset = pose[..., :3, 3] + _double(self.sod, pose) * direction - center
         return torch.cat([torch.stack([theta, phi, gamma], dim=-1), offset], dim=-1)
 
@@ -285,7 +292,14 @@ class CArm(Detector):
         Gradients: points, pose and every intrinsic length.
         """
         matrix = self.projection_matrix(pose)
-        seen = as_tensor(points, "points").to(matrix) @ matrix[..., :3].mT + matrix[..., None, :, 3]
+        points = as_tensor(points, "points").to(matrix)
+        try:
+            seen = points @ matrix[..., :3].mT + matrix[..., None, :, 3]
+        except RuntimeError:
+            raise ShapeError(
+                f"points have shape {tuple(points.shape)} for poses {tuple(matrix.shape[:-2])}; "
+                "expected [..., n, 3], with leading axes that broadcast"
+            ) from None
         return seen[..., :2] / seen[..., 2:]
 
     @classmethod
@@ -308,6 +322,8 @@ class CArm(Detector):
         matrix = as_tensor(matrix, "matrix", torch.float64).detach()
         if tuple(matrix.shape) != (3, 4):
             raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
+        height, width = as_whole(height, "height"), as_whole(width, "width")
+        delx = as_length(delx, "delx")
         m = matrix[:, :3]
         scale = m[2].norm()
         if not bool(torch.isfinite(matrix).all()) or bool(m.det().abs() <= 1e-12 * scale**3):
@@ -340,6 +356,20 @@ def _double(value: Scalar, like: Tensor) -> Tensor:
         return value.to(like.device, torch.float64)
     # Filled on the device; a copy from the host could not go into a CUDA graph.
     return torch.full((), value, dtype=torch.float64, device=like.device)
+
+
+def _center(center: Numbers, like: Tensor) -> Tensor:
+    """The centre as `like` is, whose leading axes it fits."""
+    center = as_tensor(center, "center").to(like)
+    try:
+        fits = center.shape[-1:] == (3,) and torch.broadcast_shapes(
+            center.shape[:-1], like.shape[:-1]
+        )
+    except RuntimeError:
+        fits = False
+    if fits is False:
+        raise ShapeError(f"center has shape {tuple(center.shape)}; expected (3,)")
+    return center
 
 
 def _check_pose(pose: Numbers) -> Tensor:

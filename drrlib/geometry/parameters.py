@@ -55,15 +55,18 @@ def eta(
         ) from None
 
 
-def to_radians(rows: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n 6"]:
+def to_radians(rows: Numbers) -> Float[Tensor, "*n 6"]:
     """Parameters with angles in degrees, as people state them, to radians."""
     return _scaled(rows, math.pi / 180)
 
 
-def to_degrees(rows: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n 6"]:
+def to_degrees(rows: Numbers) -> Float[Tensor, "*n 6"]:
     """The inverse of `to_radians`."""
     return _scaled(rows, 180 / math.pi)
 
 
-def _scaled(rows: Tensor, factor: float) -> Tensor:
+def _scaled(rows: Numbers, factor: float) -> Tensor:
+    rows = as_tensor(rows, "rows")
+    if rows.shape[-1:] != (6,):
+        raise ShapeError(f"rows have shape {tuple(rows.shape)}; expected [..., 6]")
     return torch.cat([rows[..., :3] * factor, rows[..., 3:]], dim=-1)

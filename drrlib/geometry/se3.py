@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import GeometryError, ShapeError
 
 _SMALL = 1e-2  # [rad]: below it, series; their first left-out term is of order 1e-16 there
@@ -63,17 +64,36 @@ def rigid(
     return torch.cat([top, torch.cat([zero, zero, zero, zero + 1], dim=-1)], dim=-2)
 
 
-def inverse(transform: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
+def inverse(transform: Numbers) -> Float[Tensor, "*b 4 4"]:
     """Inverse of a rigid transform."""
+    transform = _matrix(transform)
     back = transform[..., :3, :3].mT
     return rigid(back, -(back @ transform[..., :3, 3:])[..., 0])
 
 
-def transform_points(
-    transform: Float[Tensor, "*#b 4 4"], points: Float[Tensor, "*#b n 3"]
-) -> Float[Tensor, "*b n 3"]:
-    """Points moved by a rigid or affine transform; leading axes broadcast."""
-    return points @ transform[..., :3, :3].mT + transform[..., None, :3, 3]
+def transform_points(transform: Numbers, points: Numbers) -> Float[Tensor, "*b n 3"]:
+    """Points moved by a rigid or affine transform; leading axes broadcast.
+
+    Raises:
+        ShapeError: not matrices [..., 4, 4] and points [..., n, 3] that fit.
+    """
+    transform, points = _matrix(transform), as_tensor(points, "points")
+    kind = torch.promote_types(transform.dtype, points.dtype)
+    transform, points = transform.to(kind), points.to(kind)
+    try:
+        return points @ transform[..., :3, :3].mT + transform[..., None, :3, 3]
+    except RuntimeError:
+        raise ShapeError(
+            f"points have shape {tuple(points.shape)} for transforms {tuple(transform.shape)}; "
+            "expected [..., n, 3] on one device, with leading axes that broadcast"
+        ) from None
+
+
+def _matrix(transform: Numbers) -> Tensor:
+    transform = as_tensor(transform, "transform")
+    if tuple(transform.shape[-2:]) != (4, 4):
+        raise ShapeError(f"transform has shape {tuple(transform.shape)}; expected [..., 4, 4]")
+    return transform
 
 
 def rotation_angle(rotation: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:

@@ -1,4 +1,20 @@
-"""Files in and out: CT volumes from DICOM and NIfTI, X-ray headers, DICOM series written."""
+"""Files in and out.
+
+| what | read as | refused or said |
+|---|---|---|
+| CT slices, one file each | `read_ct_series` | uneven (see `resample=`) positions, damage, maps |
+| several stacks in one series | listed; `part=` picks one | never mixed |
+| enhanced and legacy converted CT | `read_ct_series` | frames without a place; maps |
+| NIfTI (.nii, .nii.gz, .hdr with .img) | `read_nifti` | 4D, colour, no sform or qform |
+| MetaImage, NRRD (extra "formats") | `read_metaimage_nrrd` | 4D, several values per voxel |
+| CT localizer | `localizer_from_dicom` | tilted gantry, lengths or angles that are missing |
+| X-ray image | `carm_from_dicom` | what its table says |
+| archives, DICOMDIR, folders of volumes | not | the message says what to pass |
+| MR, PET, ultrasound, RT objects, screen shots | not | no Hounsfield units |
+
+Where nothing is near air (-1000 HU), or the borders are one other value, a warning says so. No
+message shows data of a patient; files are named by their names.
+"""
 
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
 from drrlib.io.ct import read_volume
@@ -6,6 +22,7 @@ from drrlib.io.dicom_headers import SeriesInfo
 from drrlib.io.dicom_series import CTSeries, list_series, read_ct_series
 from drrlib.io.dicom_write import write_ct_series
 from drrlib.io.localizer_header import localizer_from_dicom
+from drrlib.io.metaimage_nrrd import read_metaimage_nrrd
 from drrlib.io.nifti import read_nifti
 
 __all__ = [
@@ -15,6 +32,7 @@ __all__ = [
     "list_series",
     "localizer_from_dicom",
     "read_ct_series",
+    "read_metaimage_nrrd",
     "read_nifti",
     "read_volume",
     "start_from_dicom",

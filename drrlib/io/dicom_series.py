@@ -1,22 +1,26 @@
 """CT series from DICOM files: Hounsfield units with the true affine of the slices."""
 
+import math
 import os
 import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes
 
-from drrlib.errors import DicomError
+from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_headers import Series, SeriesInfo, scan
 from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
+from drrlib.io.plausible import warn_of_air
 
 AIR_HU = -1000.0
-FAR_HU = 65536.0  # far beyond the extended CT scale; a damaged header
+# Beyond what 16 bits with a sign can hold: a damaged header, or -1000 read without its sign.
+FAR_HU = 32768.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +32,20 @@ class CTSeries:
         affine: world_from_voxel [mm, LPS], float64 [4, 4]; sheared where the gantry was tilted,
             always right-handed.
         info: The series that was read.
+        note: What `resample` did; empty where the slices are as they were.
     """
 
     hu: np.ndarray
     affine: np.ndarray
     info: SeriesInfo
+    note: str = ""
 
 
 def list_series(path_or_paths: str | os.PathLike | Iterable) -> list[SeriesInfo]:
     """Every DICOM series of a folder with its sub-folders, a file or a list of these.
+
+    Acquisitions, phases and reconstructions that share a series and lie in one another are listed
+    one by one: `read_ct_series(path, part=info.part)` reads that one.
 
     Reads headers only. File names do not matter; other files are passed over.
 
@@ -47,7 +56,11 @@ def list_series(path_or_paths: str | os.PathLike | Iterable) -> list[SeriesInfo]
 
 
 def read_ct_series(
-    path_or_paths: str | os.PathLike | Iterable, *, series: int | None = None
+    path_or_paths: str | os.PathLike | Iterable,
+    *,
+    series: int | None = None,
+    part: str | None = None,
+    resample: float | None = None,
 ) -> CTSeries:
     """Read one CT series.
 
@@ -59,22 +72,54 @@ def read_ct_series(
     Args:
         path_or_paths: Folder (searched with its sub-folders), file, or list of these.
         series: SeriesNumber; needed where several series are usable.
+        part: Which of the stacks that share a series, as `list_series` names it; such as
+            "AcquisitionNumber 2".
+        resample: Interpolate linearly between the slices to this distance [mm], for series of
+            several spacings or with a gap; a warning and `note` say what was done.
 
     Raises:
+        ConfigError: `resample` is no length above 0.
         DicomError: no series or several fit, or the one is not an evenly spaced stack of CT
             slices, cannot be decoded or is damaged.
     """
-    found, ignored = scan(path_or_paths)
+    if resample is not None and not (isinstance(resample, Real) and 0 < resample < math.inf):
+        raise ConfigError(f"resample is {resample!r}; expected a distance above 0 [mm], or None")
+    found, ignored = scan(path_or_paths, resample)
+    if part is not None:
+        named = [s for s in found if s.info.part == part]
+        if not named:
+            raise DicomError(
+                f"no stack has the part {part!r}; choose `part` from:"
+                + "".join(f"\n  {s.info}" for s in found)
+            )
+        found = named
     chosen = _choose(found, ignored, series)
     _check_decoder(chosen)
     headers = chosen.headers
     stack = np.empty((len(headers), headers[0].rows, headers[0].columns), dtype=np.float32)
+    path = ds = None
     for k, header in enumerate(headers):
         try:
-            stack[k] = _slice_hu(header)
+            if header.path != path:
+                path, ds = header.path, read_dataset(header.path, pixels=True)
+            stack[k] = _slice_hu(header, ds)
         except DicomError as error:
             raise DicomError(f"{chosen.info.name}, slice {k}: {error}") from error.__cause__
-    return CTSeries(hu=stack.transpose(2, 1, 0), affine=chosen.affine, info=chosen.info)
+    if chosen.places is not None:
+        stack = _between(stack, chosen.places)
+        warnings.warn(f"{chosen.info.name}: {chosen.note}", stacklevel=2)
+    hu = stack.transpose(2, 1, 0)
+    warn_of_air(hu, stacklevel=3)
+    return CTSeries(hu, chosen.affine, chosen.info, chosen.note)
+
+
+def _between(stack: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Slices at fractional places of a stack [slice, row, column]."""
+    out = np.empty((len(places), *stack.shape[1:]), dtype=np.float32)
+    for new, place in zip(out, places, strict=True):
+        k = min(int(place), len(stack) - 2)
+        new[:] = stack[k] + np.float32(place - k) * (stack[k + 1] - stack[k])
+    return out
 
 
 def _choose(found: list[Series], ignored: int, number: int | None) -> Series:
@@ -95,8 +140,9 @@ def _choose(found: list[Series], ignored: int, number: int | None) -> Series:
     if not usable:
         raise DicomError(f"none of {len(fitting)} series is a usable CT:{listing}")
     raise DicomError(
-        f"{len(usable)} CT series are usable, expected one; choose by `series=<number>`, or pass "
-        f"the `paths` of one entry of list_series(...):{listing}"
+        f"{len(usable)} CT series are usable, expected one; choose by `series=<number>`, or by "
+        "`part=<what tells it apart>`, or pass the `paths` of one entry of list_series(...):"
+        f"{listing}"
     )
 
 
@@ -116,9 +162,8 @@ def _check_decoder(chosen: Series) -> None:
         )
 
 
-def _slice_hu(header: Header) -> np.ndarray:
-    """Hounsfield units [row, column] of one file."""
-    ds = read_dataset(header.path, pixels=True)
+def _slice_hu(header: Header, ds: Dataset | None) -> np.ndarray:
+    """Hounsfield units [row, column] of one file, or of one of its frames."""
     if ds is None or "PixelData" not in ds:
         raise DicomError("no pixel data, or the file cannot be read; copy or export it again")
     announced = _jpeg2000_size(ds)
@@ -130,7 +175,7 @@ def _slice_hu(header: Header) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stored = ds.pixel_array
+            stored = pixel_array(ds, index=header.frame)
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(
             f"the pixel data cannot be decoded ({type(error).__name__}): damaged or cut short, or "
@@ -142,17 +187,32 @@ def _slice_hu(header: Header) -> np.ndarray:
             f"the pixels have shape {stored.shape}; the header says "
             f"({header.rows}, {header.columns}): the file is damaged"
         )
+    _check_bits(ds, stored)
     slope, intercept = header.rescale
     hu = stored * slope + intercept
     padding = _padding(ds)
     if padding is not None:
         hu[(stored >= padding[0]) & (stored <= padding[1])] = AIR_HU
-    if np.abs(hu).max() > FAR_HU:
+    if hu.max() > FAR_HU or hu.min() < -2 * FAR_HU:
         raise DicomError(
-            f"values up to {np.abs(hu).max():.3g} HU; expected at most {FAR_HU:g}: the rescale "
-            f"slope ({slope:g}) or intercept ({intercept:g}) is damaged"
+            f"values of {hu.min():.6g} to {hu.max():.6g} HU; expected at most {FAR_HU:g}: the "
+            f"rescale slope ({slope:g}) or intercept ({intercept:g}) is damaged, or signed values "
+            "are declared unsigned (PixelRepresentation 0), as some anonymisers leave them"
         )
     return hu
+
+
+def _check_bits(ds: Dataset, stored: np.ndarray) -> None:
+    """Raises DicomError where words hold more than the pixel, such as bits of an overlay."""
+    bits = whole(ds, "BitsStored") or 16
+    signed = whole(ds, "PixelRepresentation") == 1
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    if stored.min() < low or stored.max() > high:
+        raise DicomError(
+            f"stored values go from {stored.min()} to {stored.max()}, and {bits} bits (BitsStored) "
+            f"hold {low} to {high}: overlay bits are left in the pixels, or the header is damaged; "
+            "export the series without overlays"
+        )
 
 
 def _jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:

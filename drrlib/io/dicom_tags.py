@@ -3,13 +3,16 @@
 Only the tags in `TAGS` are ever read, so that no message can show data of a patient.
 """
 
+import contextlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import DicomError
@@ -24,16 +27,34 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 MODALITIES = set("CT MR PT NM US CR DX XA RF MG OT SC SR PR KO SEG REG DOC".split())
 MODALITIES |= {"RTIMAGE", "RTSTRUCT", "RTDOSE", "RTPLAN"}
 
-# Passing over such a file could lose the end of a series without a word.
-DAMAGED = (
-    "a file begins as DICOM but its header cannot be read: damaged or cut short; copy or export "
-    "the series again, or remove the file"
-)
+DAMAGED = "begins as DICOM, but its header cannot be read: damaged or cut short"
 
 GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
+# What tells apart stacks that share a series; only numbers among them are ever shown.
+MARKS = [
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex"),
+    *("NominalPercentageOfCardiacPhase", "TriggerTime", "StackID", "KVP", "ConvolutionKernel"),
+    *("SliceThickness", "ImageType"),
+]
+SHARED, FRAMES = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+# Where a multi-frame object keeps what a slice has in its own header (PS3.3 C.7.6.16 and C.8.15.3).
+GROUPS = {
+    "PlanePositionSequence": ["ImagePositionPatient"],
+    "PlaneOrientationSequence": ["ImageOrientationPatient"],
+    "PixelMeasuresSequence": ["PixelSpacing", "SliceThickness"],
+    "PixelValueTransformationSequence": ["RescaleSlope", "RescaleIntercept", "RescaleType"],
+    "FrameContentSequence": ["FrameAcquisitionNumber", "TemporalPositionIndex", "StackID"],
+    "CardiacSynchronizationSequence": ["NominalPercentageOfCardiacPhase"],
+    "CTXRayDetailsSequence": ["KVP"],
+    "CTReconstructionSequence": ["ConvolutionKernel"],
+    "CTImageFrameTypeSequence": ["FrameType"],
+}
+AS_SLICE = {"FrameType": "ImageType", "FrameAcquisitionNumber": "AcquisitionNumber"}
 TAGS = [
     *GEOMETRY,
-    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber"),
+    *MARKS,
+    *(SHARED, FRAMES, "SOPInstanceUID"),
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "NumberOfFrames", "SamplesPerPixel"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
@@ -42,9 +63,16 @@ TAGS = [
 
 @dataclass(frozen=True)
 class Header:
-    """What is needed of one file; a tag that is missing or unreadable is None."""
+    """What is needed of one slice, a file or a frame; a missing or unreadable tag is None.
+
+    `unfit` is the kind of image that makes it no slice of a CT, empty where it is one.
+    """
 
     path: Path
+    frame: int | None
+    instance: str
+    marks: dict[str, str | float]
+    unfit: str
     uid: str
     number: int | None
     modality: str
@@ -78,14 +106,16 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
             ds = pydicom.dcmread(
                 file, stop_before_pixels=not pixels, specific_tags=list(tags), force=bare
             )
+            meta = getattr(ds, "file_meta", {})
+            directory = meta.get("MediaStorageSOPClassUID", "") == DICOMDIR
+            unnamed = meta.get("TransferSyntaxUID") is None
         except Exception:  # a damaged header can raise nearly anything
             if not bare:
                 raise DicomError(DAMAGED) from None
             return None
-    directory = getattr(ds, "file_meta", {}).get("MediaStorageSOPClassUID", "") == DICOMDIR
-    if not bare and not directory and "SeriesInstanceUID" not in ds:
+    if not bare and not directory and "SeriesInstanceUID" not in ds and "Rows" not in ds:
         raise DicomError(DAMAGED)
-    if "TransferSyntaxUID" not in getattr(ds, "file_meta", {}):
+    if unnamed:
         ds.file_meta = getattr(ds, "file_meta", None) or FileMetaDataset()
         implicit = ds.original_encoding[0]
         ds.file_meta.TransferSyntaxUID = (
@@ -151,7 +181,7 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 def words(ds: Dataset, keyword: str) -> list[str]:
     """Values of a text tag in upper case."""
     found = value(ds, keyword)
-    found = [found] if found is None or isinstance(found, str) else list(found)
+    found = [found] if found is None or isinstance(found, str) else np.atleast_1d(found)
     return [str(word).strip().upper() for word in found if word is not None]
 
 
@@ -164,9 +194,7 @@ def kind_of(ds: Dataset) -> str:
         return "other"
     if sop == SECONDARY_CAPTURE or sop.startswith(SECONDARY_CAPTURE + "."):
         return "secondary capture"
-    if sop.startswith(CT_IMAGE + ".") or (whole(ds, "NumberOfFrames") or 1) > 1:
-        return "multi-frame"
-    if sop != CT_IMAGE:
+    if not (sop == CT_IMAGE or sop.startswith(CT_IMAGE + ".")):
         return "other"
     if image_type & {"LOCALIZER", "SCOUT", "TOPOGRAM"}:
         return "localizer"
@@ -176,23 +204,63 @@ def kind_of(ds: Dataset) -> str:
     return "slices"
 
 
-def read_header(path: Path) -> Header | None:
-    """Header of one file; None where it is not a DICOM image."""
+def read_headers(path: Path) -> list[Header]:
+    """Header of each slice of a file; none where it is not a DICOM image.
+
+    Raises:
+        DicomError: the file begins as DICOM and cannot be read.
+    """
     ds = read_dataset(path, pixels=False)
-    uid = None if ds is None else value(ds, "SeriesInstanceUID")
-    modality = "" if ds is None else (words(ds, "Modality") or [""])[0]
-    if ds is None:
-        return None
-    if not (uid or modality):  # a DICOMDIR has neither
-        return None
+    if ds is None or not ("SeriesInstanceUID" in ds or "Rows" in ds or words(ds, "Modality")):
+        return []  # a DICOMDIR has none of them
+    count = whole(ds, "NumberOfFrames") or 1
+    enhanced = str(value(ds, "SOPClassUID") or "").startswith(CT_IMAGE + ".")
+    if not enhanced and count == 1:
+        return [_header(ds, path, None)]
+    frames = value(ds, FRAMES) if isinstance(value(ds, FRAMES), Sequence) else []
+    if not enhanced or len(frames) != count:
+        whole_file = _header(ds, path, None)
+        blank = dict(kind="multi-frame", unfit=whole_file.unfit or "multi-frame")
+        return [whole_file if whole_file.kind == "other" else replace(whole_file, **blank)]
+    shared = value(ds, SHARED) if isinstance(value(ds, SHARED), Sequence) else []
+    slices = [_as_slice(ds, [*shared[:1], frame]) for frame in frames]
+    return [replace(_header(x, path, k), kind="multi-frame") for k, x in enumerate(slices)]
+
+
+def _as_slice(ds: Dataset, groups: list[Dataset]) -> Dataset:
+    """Header of one frame, as that of a file with one slice: what is said last holds."""
+    found = Dataset()
+    found.file_meta = ds.file_meta
+    for tag in map(tag_for_keyword, set(TAGS) - {SHARED, FRAMES}):
+        if tag in ds:
+            found[tag] = ds.get_item(tag)
+    for group in groups:
+        for sequence, keywords in GROUPS.items():
+            items = value(group, sequence)
+            for keyword in keywords if isinstance(items, Sequence) and items else ():
+                given = value(items[0], keyword)
+                if given is not None:
+                    with warnings.catch_warnings(), contextlib.suppress(Exception):
+                        warnings.simplefilter("ignore")  # pydicom's text quotes the value
+                        setattr(found, AS_SLICE.get(keyword, keyword), given)
+    return found
+
+
+def _header(ds: Dataset, path: Path, frame: int | None) -> Header:
+    modality = (words(ds, "Modality") or [""])[0]
     slope, intercept = numbers(ds, "RescaleSlope", 1), numbers(ds, "RescaleIntercept", 1)
     both = slope is not None and intercept is not None
+    kind = kind_of(ds)
     return Header(
         path=path,
-        uid=str(uid or ""),
+        frame=frame,
+        instance=str(value(ds, "SOPInstanceUID") or ""),
+        marks={tag: _mark(ds, tag) for tag in MARKS if tag in ds},
+        unfit="" if kind == "slices" else kind,
+        uid=str(value(ds, "SeriesInstanceUID") or ""),
         number=whole(ds, "SeriesNumber"),
         modality=modality if modality in MODALITIES else "unknown modality",
-        kind=kind_of(ds),
+        kind=kind,
         rows=whole(ds, "Rows"),
         columns=whole(ds, "Columns"),
         position=numbers(ds, "ImagePositionPatient", 3),
@@ -200,3 +268,8 @@ def read_header(path: Path) -> Header | None:
         spacing=numbers(ds, "PixelSpacing", 2),
         rescale=np.concatenate([slope, intercept]) if both else None,
     )
+
+
+def _mark(ds: Dataset, tag: str) -> str | float:
+    found = numbers(ds, tag, 1)
+    return " ".join(words(ds, tag)) if found is None else float(found[0])

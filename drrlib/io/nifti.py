@@ -1,12 +1,14 @@
 """CT volumes from NIfTI files."""
 
 import os
+import warnings
 import zlib
 
 import nibabel as nib
 import numpy as np
 
 from drrlib.errors import VolumeError
+from drrlib.io.plausible import warn_of_air
 
 MAX_VOXELS = 2**30
 # World axes of NIfTI are RAS (+x right, +y anterior), ours LPS.
@@ -57,9 +59,23 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
             "are unknown; set the sform, or pass array and affine to Volume.from_hu"
         )
     affine = LPS_FROM_RAS @ np.asarray(image.affine, dtype=np.float64)
-    affine[:3] *= UNIT_MM.get(header.get_xyzt_units()[0], 1.0)
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:
+        raise VolumeError(
+            "the NIfTI header names no known unit of length; set xyzt_units"
+        ) from None
+    affine[:3] *= UNIT_MM.get(unit, 1.0)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise VolumeError("the NIfTI affine is singular or not finite; set a valid sform")
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
+    pixdim = np.abs(header["pixdim"][1:4].astype(float))
+    if not np.allclose(sides, pixdim, rtol=0.01):
+        warnings.warn(
+            f"the NIfTI sform has voxels of {_sizes(sides)} and pixdim of {_sizes(pixdim)}; the "
+            "sform is taken: check the size of the volume",
+            stacklevel=2,
+        )
     try:
         hu = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -67,4 +83,10 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
             f"the NIfTI voxels cannot be read ({type(error).__name__}): damaged or cut short; copy "
             "the file again"
         ) from error
-    return hu.reshape(shape, order="F"), affine
+    hu = hu.reshape(shape, order="F")
+    warn_of_air(hu, stacklevel=3)
+    return hu, affine
+
+
+def _sizes(values: np.ndarray) -> str:
+    return " x ".join(f"{x:.4g}" for x in values)

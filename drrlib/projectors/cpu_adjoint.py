@@ -8,11 +8,11 @@ tasks write one voxel and the sums come in one order, whatever the number of thr
 import numpy as np
 from numba import prange
 
+from drrlib.projectors.cpu_compile import kernel
 from drrlib.projectors.cpu_kernels import (
     i32,
     joseph_cell,
     joseph_range,
-    kernel,
     siddon_range,
     siddon_slab,
     trace,

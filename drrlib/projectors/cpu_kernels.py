@@ -20,25 +20,12 @@ only the length of the segment, hence D . dI/ds = I - V(s) and D . dI/dp = V(p) 
 V(s) and V(p) are the attenuation at the ends (zero outside the grid).
 """
 
-import functools
-import inspect
-
-import numba
 import numpy as np
 from numba import prange
 
+from drrlib.projectors.cpu_compile import kernel
+
 f32, i32, u32 = np.float32, np.int32, np.uint32
-
-
-def kernel(function=None, **options):
-    """Compile for the CPU. Reassociation lets the compiler sum in vector lanes; NaN and infinity
-    keep their meaning. A shape-checking wrapper, which tests put around every function, is
-    taken off first: Numba compiles the plain function."""
-    if function is None:
-        return functools.partial(kernel, **options)
-    math = {"reassoc", "contract", "nsz", "arcp"}
-    compiled = numba.njit(fastmath=math, error_model="numpy", cache=True, nogil=True, **options)
-    return compiled(inspect.unwrap(function))
 
 
 # Rays are walked in tiles of 16 along the image axis that follows the contiguous voxel axis:
@@ -52,8 +39,9 @@ def trace(s, d, count, margin):
 
     Args: s, d source and direction; margin widens the grid in the minor axes [voxel].
     Returns (a, b, c) the axes, dominant first (Joseph step 1); (lo, hi) the range of t, empty
-    where the ray misses; whether its low and its high end are ends of the segment; and the
-    line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse of a slope of 0.
+    where the ray misses and NaN where its ends are not finite; whether its low and its high end
+    are ends of the segment; and the line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse of
+    a slope of 0.
     """
     size0, size1, size2 = abs(d[0]), abs(d[1]), abs(d[2])
     a, b, c = 2, 0, 1
@@ -63,6 +51,8 @@ def trace(s, d, count, margin):
         a, b, c = 1, 0, 2
     da = d[a] if d[a] != 0.0 else np.nan
     my, mz = d[b] / da, d[c] / da
+    # A slope whose inverse overflows float32 moves the ray by nothing.
+    my, mz = my if abs(my) > 1e-30 else 0.0, mz if abs(mz) > 1e-30 else 0.0
     y0, z0 = s[b] - s[a] * my, s[c] - s[a] * mz
     iy = 1.0 / my if my != 0.0 else 0.0
     iz = 1.0 / mz if mz != 0.0 else 0.0
@@ -76,8 +66,10 @@ def trace(s, d, count, margin):
             hi = lo
     start, end = min(s[a], s[a] + d[a]), max(s[a], s[a] + d[a])
     line = (f32(y0), f32(my), f32(iy), f32(z0), f32(mz), f32(iz))
-    if d[a] == 0.0:
+    if not abs(d[a]) > 1e-100:
         lo, hi = 1.0, 0.0
+    if not abs(s[0] + s[1] + s[2]) + size0 + size1 + size2 < 1e100:
+        lo, hi, start, end = np.nan, np.nan, np.nan, np.nan
     return (a, b, c), (max(lo, start), min(hi, end)), (start > lo, end < hi), line
 
 
@@ -240,10 +232,11 @@ def march(mu, strides, count, joseph, s, d, metric, sums):
 
     Args: mu flat padded values; strides, count [3]; s, d source and direction [3].
     """
-    sums[:] = 0.0
     axes, span, cut, line = trace(s, d, count, 0.5 if joseph else 0.0)
     if not span[0] < span[1]:
-        return 0.0
+        nothing = 0.0 if span[0] == span[0] else np.nan
+        sums[:] = nothing
+        return nothing
     a, b, c = axes
     da = d[a]
     steps = (i32(strides[a]), i32(strides[b]), i32(strides[c]))

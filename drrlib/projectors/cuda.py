@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from drrlib.errors import ShapeError
+from drrlib.first_order import refuse
 from drrlib.projectors.grid import MOST_VOXELS, Grid
 
 # Sums are kept for the backward pass while they take less than this part of the free memory.
@@ -177,6 +178,9 @@ def cuda_frame_gradient(
     return out
 
 
+cuda_frame_gradient.register_autograd(refuse)
+
+
 @cuda_frame_gradient.register_fake
 def _(grad, sums, values, geometry, frames, joseph):
     return torch.empty_like(frames)
@@ -186,6 +190,9 @@ def _(grad, sums, values, geometry, frames, joseph):
 def cuda_reduce(grad: Tensor, sums: Tensor) -> Tensor:
     """Chain the image gradient to the frames [b, 12], float64, by the sums of a march."""
     return _reduce(grad.contiguous(), sums)
+
+
+cuda_reduce.register_autograd(refuse)
 
 
 @cuda_reduce.register_fake
@@ -220,6 +227,9 @@ def cuda_volume_gradient(
     _launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
     out = out[..., 1:-2, 1:-2, 1:-2]
     return (out / scale).float() if fixed else out.contiguous()
+
+
+cuda_volume_gradient.register_autograd(refuse)
 
 
 @cuda_volume_gradient.register_fake

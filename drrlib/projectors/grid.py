@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_affine
+from drrlib.arrays import Numbers, as_affine, as_tensor
 from drrlib.errors import ConfigError, DtypeError, ShapeError, VolumeError
 
 # The kernels index with 32-bit integers.
@@ -39,6 +39,8 @@ class Grid:
     """
 
     def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Numbers):
+        if not isinstance(mu, Tensor) or mu.is_meta or mu.layout != torch.strided:
+            mu = as_tensor(mu, "mu", torch.float32)
         if mu.ndim not in (3, 4) or mu.numel() == 0:
             raise ShapeError(
                 f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"

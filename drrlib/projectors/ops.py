@@ -1,25 +1,18 @@
 """Projection of a grid, whatever the backend: checks, choice of backend, autograd."""
 
-import contextlib
-import sys
-import threading
-from collections.abc import Iterator
-
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_tensor, as_whole
 from drrlib.errors import BackendError, ConfigError, ShapeError
-from drrlib.projectors import cuda, reference, reference_images
-from drrlib.projectors.grid import HALF, Grid, Padded
+from drrlib.first_order import first_order
+from drrlib.projectors import cpu, cuda, reference, reference_images
+from drrlib.projectors.grid import HALF, Grid
 
 METHODS = tuple(reference.METHODS)
 BACKENDS = ("auto", "reference", "cpu", "cuda")
-
-_SILENCE = 3.0  # [s] that a first call may take before it says why
 
 
 def choose_backend(grid: Grid, backend: str = "auto") -> str:
@@ -29,6 +22,8 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
         ConfigError: an unknown name.
         BackendError: the named backend cannot take this grid.
     """
+    if not isinstance(grid, Grid):
+        raise ConfigError(f"grid is a {type(grid).__name__}; expected a Grid(mu, affine)")
     if backend not in BACKENDS:
         raise ConfigError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}")
     fits = grid.mu.device.type == "cpu" and grid.mu.dtype == torch.float32
@@ -95,11 +90,12 @@ def project(
         ConfigError: unknown method or backend, or a size below 1.
         BackendError: the named backend cannot run here.
     """
-    for name, value in (("height", height), ("width", width), ("patch_size", patch_size or 1)):
-        if int(value) != value or value < 1:
-            raise ConfigError(f"{name} is {value}; expected a whole number of at least 1")
+    height, width = as_whole(height, "height"), as_whole(width, "width")
+    patch_size = None if patch_size is None else as_whole(patch_size, "patch_size")
+    choose_backend(grid, backend)
     points = _points(method, source=source, corner=corner, col_step=col_step, row_step=row_step)
     how = dict(method=method, backend=backend, patch_size=patch_size)
+    _check_broadcast(points, "source, corner, col_step and row_step", "[b, 3]")
     frames = grid.frames(*points)
     grid.check_poses(len(frames))
     return images(grid, frames, height, width, **how)
@@ -121,10 +117,12 @@ def images(
     """
     choice = choose_backend(grid, backend)
     grid.check_poses(len(frames), several=True)
+    _check_transforms(grid.mu, frames)
     if choice == "cuda":
         return cuda.project(grid, frames, height, width, method, patch_size)
+    frames = _FirstOrder.apply(frames)
     parts = [
-        _CpuProject.apply(part.mu, rows, part, height, width, method, patch_size)
+        cpu.Project.apply(part.mu, rows, part, height, width, method, patch_size)
         if choice == "cpu"
         else reference_images.images(part, rows, height, width, method, patch_size)
         for part, rows in _by_volume(grid, frames)
@@ -161,13 +159,8 @@ def line_integrals(
     """
     choice = choose_backend(grid, backend)
     source, target = _points(method, source=source, target=target)
-    try:
-        source, target = torch.broadcast_tensors(source, target)
-    except RuntimeError:
-        raise ShapeError(
-            f"source {tuple(source.shape)} and target {tuple(target.shape)} do not broadcast; "
-            "expected [..., 3] each"
-        ) from None
+    _check_broadcast([source, target], "source and target", "[..., 3]")
+    source, target = torch.broadcast_tensors(source, target)
     if grid.mu.ndim == 4 and (source.ndim < 2 or len(source) != grid.volumes):
         raise ShapeError(
             f"mu has {grid.volumes} volumes for rays of shape {tuple(source.shape)}; expected one "
@@ -176,11 +169,13 @@ def line_integrals(
     # A ray is a detector of one pixel without extent.
     s, p = source.reshape(-1, 3), target.reshape(-1, 3)
     frames = grid.frames(s, p, torch.zeros_like(s), torch.zeros_like(s))
+    _check_transforms(grid.mu, frames)
     if choice == "cuda":
         return cuda.project(grid, frames, 1, 1, method, None).reshape(source.shape[:-1])
+    frames = _FirstOrder.apply(frames)
     most = patch_size**2 if patch_size else reference_images.RAYS
     values = [
-        _CpuProject.apply(part.mu, rows, part, 1, 1, method, None).flatten()
+        cpu.Project.apply(part.mu, rows, part, 1, 1, method, None).flatten()
         if choice == "cpu"
         else reference_images.rays(part, rows[:, :3], rows[:, 3:6], method, most)
         for part, rows in _by_volume(grid, frames)
@@ -215,7 +210,7 @@ def endpoint_gradients(
     if choice == "cuda":
         return cuda.march(grid, frames, height, width, method, keep=True)
     found = [
-        _cpu_forward(part.padded(), part, rows, height, width, method, None)
+        cpu.forward(part, rows, height, width, method)
         if choice == "cpu"
         else reference_images.endpoint_gradients(part, rows, height, width, method)
         for part, rows in _by_volume(grid, frames)
@@ -238,7 +233,7 @@ def frame_gradients(
     if choice == "cuda":
         return cuda.cuda_reduce(grad, sums)
     if choice == "cpu":
-        return _cpu_reduce(grad.contiguous(), sums)
+        return cpu.reduce(grad.contiguous(), sums)
     source, target = (grad[..., None] * sums).double().split(3, dim=-1)
     i, j = (torch.arange(n).to(target) + 0.5 for n in grad.shape[1:])
     by_row = target.sum(dim=2)
@@ -249,6 +244,16 @@ def frame_gradients(
 def _by_volume(grid: Grid, frames: Float[Tensor, "b 12"]) -> list[tuple[Grid, Tensor]]:
     """Each volume with its own frames, one volume after the other."""
     return list(zip(grid.each(), frames.tensor_split(grid.volumes), strict=True))
+
+
+def _check_broadcast(points: list[Tensor], names: str, shape: str) -> None:
+    try:
+        torch.broadcast_shapes(*(x.shape for x in points))
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(x.shape)) for x in points)
+        raise ShapeError(
+            f"{names} of shapes {shapes} do not broadcast; expected {shape} each"
+        ) from None
 
 
 def _points(method: str, **points: Numbers) -> list[Tensor]:
@@ -263,100 +268,27 @@ def _points(method: str, **points: Numbers) -> list[Tensor]:
     return found
 
 
-# --- CPU kernels
-
-
-class _CpuProject(torch.autograd.Function):
-    """Images of the fused kernel; backward is a product with the sums of the same march."""
-
-    @staticmethod
-    def forward(ctx, mu, frames, grid, height, width, method, patch_size):
-        keep = ctx.needs_input_grad[1]
-        image, sums = _cpu_forward(
-            grid.padded(), grid, frames, height, width, method, patch_size, keep=keep
-        )
-        ctx.save_for_backward(frames, *([sums] if keep else []))
-        ctx.grid, ctx.method = grid, method
-        return image
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        frames, *sums = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_mu = grad_frames = None
-        if ctx.needs_input_grad[0]:
-            grad_mu = _cpu_adjoint(ctx.grid, frames, grad, ctx.method)
-        if ctx.needs_input_grad[1]:
-            grad_frames = _cpu_reduce(grad, sums[0])
-        return grad_mu, grad_frames, None, None, None, None, None
-
-
-def _cpu_forward(
-    padded: Padded, grid: Grid, frames, height, width, method, patch_size, *, keep: bool = True
-) -> tuple[Tensor, Tensor]:
-    from drrlib.projectors import cpu_kernels
-
-    frames = frames.numpy().copy()
-    by_rows = np.abs(frames[:, 11]) >= np.abs(frames[:, 8])
-    frames[:, :3] += 1.5 - padded.lower
-    frames[:, 3:6] += 1.5 - padded.lower
-    batch = len(frames)
-    image = torch.empty(batch, height, width)
-    kept = (height, width) if keep else (0, 0)
-    sums = torch.empty(batch, *kept, 6)
-    patch = patch_size or max(height, width)
-    with _announce(cpu_kernels.forward):
-        for top in range(0, height, patch):
-            for left in range(0, width, patch):
-                window = np.array([top, left, min(patch, height - top), min(patch, width - left)])
-                cpu_kernels.forward(
-                    padded.values.numpy(),
-                    padded.count,
-                    frames,
-                    grid.metric.numpy(),
-                    method == "joseph",
-                    window,
-                    image.numpy(),
-                    sums.numpy(),
-                    by_rows,
-                )
-    return image, sums
-
-
-def _cpu_reduce(grad: Tensor, sums: Tensor) -> Tensor:
-    from drrlib.projectors import cpu_kernels
-
-    out = np.empty((*grad.shape[:2], 12))
-    with _announce(cpu_kernels.reduce):
-        cpu_kernels.reduce(grad.numpy(), sums.numpy(), out)
-    return torch.from_numpy(out.sum(axis=1))
-
-
-def _cpu_adjoint(grid: Grid, frames: Tensor, grad: Tensor, method: str) -> Tensor:
-    from drrlib.projectors import cpu_adjoint
-
-    frames = frames.numpy().copy()
-    frames[:, :6] += 1.5
-    out = np.zeros([n + 3 for n in grid.shape])
-    with _announce(cpu_adjoint.adjoint):
-        cpu_adjoint.adjoint(
-            grad.numpy(), np.array(grid.shape), frames, grid.metric.numpy(), method == "joseph", out
-        )
-    return torch.from_numpy(out[1:-2, 1:-2, 1:-2]).to(grid.mu.dtype)
-
-
-@contextlib.contextmanager
-def _announce(kernel) -> Iterator[None]:
-    """Say so if a kernel's first call takes long: it is being compiled, once per machine."""
-    if kernel.signatures:
-        yield
+def _check_transforms(mu: Tensor, frames: Tensor) -> None:
+    """Raises BackendError under transforms that do not reach into the kernels."""
+    if torch.compiler.is_compiling():
         return
-    message = "drrlib: compiling the CPU kernel (about half a minute, kept for later runs) ..."
-    timer = threading.Timer(_SILENCE, print, [message], {"file": sys.stderr, "flush": True})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    dual = any(forward_ad.unpack_dual(x).tangent is not None for x in (mu, frames))
+    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+        raise BackendError(
+            "projectors have no forward-mode derivatives and take no torch.func transforms (vmap, "
+            "jacfwd, jacrev, hessian): pass poses as a batch, and use backward or drr.jacobian(eta)"
+        )
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Nothing but the refusal of second derivatives by the frames, whose gradient jumps wherever
+    a ray goes from one voxel to the next: autograd would leave the jumps out."""
+
+    @staticmethod
+    def forward(ctx, frames):
+        return frames.view_as(frames)
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        return (grad,)

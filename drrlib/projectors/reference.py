@@ -22,7 +22,7 @@ Joseph (1982, doi:10.1109/TMI.1982.4307572):
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -48,7 +48,7 @@ def siddon(
     alpha = torch.cat(crossings, dim=1).sort(dim=1).values  # [ray, plane], step 3
     middle = (0.5 * (alpha[:, 1:] + alpha[:, :-1])).detach()
     at = source.detach()[:, None] + middle[..., None] * direction.detach()[:, None]
-    value = _voxels(mu, torch.floor(at + 0.5).long())  # [ray, segment], step 4
+    value = _voxels(mu, torch.floor(at + 0.5))  # [ray, segment], step 4
     integral = (alpha.diff(dim=1) * value).sum(dim=1)  # step 5
     return integral * _length(direction, metric)
 
@@ -84,18 +84,18 @@ def joseph(
     sample = 0.0
     for oy, fy in ((0, 1 - wy), (1, wy)):
         for oz, fz in ((0, 1 - wz), (1, wz)):
-            index = torch.stack([k.expand_as(y), jy + oy, jz + oz], dim=-1).long()
+            index = torch.stack([k.expand_as(y), jy + oy, jz + oz], dim=-1)
             back = axes.argsort(dim=1)[:, None].expand(-1, index.shape[1], -1)
             sample = sample + fy * fz * _voxels(mu, index.gather(2, back))
     integral = (weight * sample).sum(dim=1) / da[:, 0].abs()  # step 3
     return integral * _length(direction, metric)
 
 
-def _voxels(mu: Float[Tensor, "x y z"], index: Int[Tensor, "ray n 3"]) -> Float[Tensor, "ray n"]:
-    """mu at integer voxel indices, zero outside the grid."""
+def _voxels(mu: Float[Tensor, "x y z"], index: Float[Tensor, "ray n 3"]) -> Float[Tensor, "ray n"]:
+    """mu at whole voxel indices, zero outside the grid and where they are NaN."""
     size = torch.tensor(mu.shape, device=mu.device)
     inside = ((index >= 0) & (index < size)).all(dim=-1)
-    i, j, k = torch.where(inside[..., None], index, 0).unbind(-1)
+    i, j, k = torch.where(inside[..., None], index, 0).long().unbind(-1)
     return torch.where(inside, mu[i, j, k], 0.0)
 
 

@@ -18,7 +18,16 @@ What comes before the march, and `geometry`, is in `triton_rays.py`.
 
 import triton.language as tl
 
-from drrlib.projectors.triton_rays import ends, from_axes, kernel, length_of, place, to_axes, trace
+from drrlib.projectors.triton_rays import (
+    ends,
+    from_axes,
+    kernel,
+    length_of,
+    nothing,
+    place,
+    to_axes,
+    trace,
+)
 
 
 @kernel
@@ -165,10 +174,10 @@ def finish(
     total, ay, by, az, bz = added
     da, db, dc = to_axes(axes[0], axes[1], d[0], d[1], d[2])
     g, length = length_of(d, geometry)
-    hit = first < last
+    hit, miss = first < last, nothing(s, d).to(tl.float32)
     da, length = tl.where(hit, da, 1.0).to(tl.float32), tl.where(hit, length, 1.0).to(tl.float32)
     integral = add_lanes(total, RAYS, SPLIT) / tl.abs(da)
-    tl.store(image, tl.where(hit, length * integral, 0.0), mask=keep)
+    tl.store(image, tl.where(hit, length * integral, miss), mask=keep)
     if GRADIENT:
         ay, by = add_lanes(ay, RAYS, SPLIT), add_lanes(by, RAYS, SPLIT)
         az, bz = add_lanes(az, RAYS, SPLIT), add_lanes(bz, RAYS, SPLIT)
@@ -192,12 +201,12 @@ def finish(
         # E = L I
         g0, g1, g2 = g[0].to(tl.float32), g[1].to(tl.float32), g[2].to(tl.float32)
         stretch = integral / length
-        tl.store(sums, tl.where(hit, length * s0 - stretch * g0, 0.0), mask=keep)
-        tl.store(sums + 1, tl.where(hit, length * s1 - stretch * g1, 0.0), mask=keep)
-        tl.store(sums + 2, tl.where(hit, length * s2 - stretch * g2, 0.0), mask=keep)
-        tl.store(sums + 3, tl.where(hit, length * p0 + stretch * g0, 0.0), mask=keep)
-        tl.store(sums + 4, tl.where(hit, length * p1 + stretch * g1, 0.0), mask=keep)
-        tl.store(sums + 5, tl.where(hit, length * p2 + stretch * g2, 0.0), mask=keep)
+        tl.store(sums, tl.where(hit, length * s0 - stretch * g0, miss), mask=keep)
+        tl.store(sums + 1, tl.where(hit, length * s1 - stretch * g1, miss), mask=keep)
+        tl.store(sums + 2, tl.where(hit, length * s2 - stretch * g2, miss), mask=keep)
+        tl.store(sums + 3, tl.where(hit, length * p0 + stretch * g0, miss), mask=keep)
+        tl.store(sums + 4, tl.where(hit, length * p1 + stretch * g1, miss), mask=keep)
+        tl.store(sums + 5, tl.where(hit, length * p2 + stretch * g2, miss), mask=keep)
 
 
 @kernel

@@ -89,6 +89,13 @@ def ends(frames, geometry, pose, i, j):
 
 
 @kernel
+def nothing(s, d):
+    """What a ray that reads no voxel has: 0, and NaN where it has no finite place."""
+    size = tl.abs(s[0] + s[1] + s[2]) + tl.abs(d[0]) + tl.abs(d[1]) + tl.abs(d[2])
+    return tl.where(size < 1e100, 0.0, float("nan"))
+
+
+@kernel
 def clip(lo, hi, c0, m, inverse, below, above):
     """The part of [lo, hi] where c0 + m t lies between two planes."""
     ta, tb = (below - c0) * inverse, (above - c0) * inverse
@@ -120,6 +127,9 @@ def trace(s, d, geometry, JOSEPH: tl.constexpr):
     da, db, dc = to_axes(a0, a1, d[0], d[1], d[2])
     inverse = 1.0 / tl.where(da != 0.0, da, 1.0)
     slope_y, slope_z = db * inverse, dc * inverse
+    # A slope whose inverse overflows float32 moves the ray by nothing.
+    slope_y = tl.where(tl.abs(slope_y) > 1e-30, slope_y, 0.0)
+    slope_z = tl.where(tl.abs(slope_z) > 1e-30, slope_z, 0.0)
     y0, my = (sb - sa * slope_y).to(tl.float32), slope_y.to(tl.float32)
     z0, mz = (sc - sa * slope_z).to(tl.float32), slope_z.to(tl.float32)
     iy = tl.where(my != 0.0, 1.0 / my, 0.0)
@@ -130,7 +140,11 @@ def trace(s, d, geometry, JOSEPH: tl.constexpr):
     lo, hi = clip(lo, hi, y0, my, iy, 1.0 - margin, nb.to(tl.float32) + 1.0 + margin)
     lo, hi = clip(lo, hi, z0, mz, iz, 1.0 - margin, nc.to(tl.float32) + 1.0 + margin)
     start, end = tl.minimum(sa, sa + da).to(tl.float32), tl.maximum(sa, sa + da).to(tl.float32)
-    hit = (da != 0.0) & (tl.maximum(lo, start) < tl.minimum(hi, end))
+    hit = (
+        (tl.abs(da) > 1e-100)
+        & (tl.maximum(lo, start) < tl.minimum(hi, end))
+        & (nothing(s, d) == 0.0)
+    )
     if JOSEPH:  # whole slabs whose middle lies inside, and those that hold an end
         low = tl.where(start > lo, tl.floor(start), tl.ceil(lo - 0.5))
         high = tl.where(end < hi, tl.ceil(end), tl.floor(hi - 0.5) + 1.0)

@@ -56,7 +56,11 @@ def register(
     Raises:
         ShapeError, ConfigError: what is wrong with which argument.
     """
-    views = [views] if isinstance(views, View) else list(views)
+    if not isinstance(volume, Volume):
+        raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
+    views = list(views) if isinstance(views, (list, tuple)) else [views]
+    if not views:
+        raise ConfigError("got no views; expected a View(image, carm), or several")
     for view in views:
         if not isinstance(view, View):
             raise ConfigError(

@@ -124,6 +124,8 @@ def descend(
         BackendError: a graph without a CUDA device.
     """
     began = time.perf_counter()
+    if not isinstance(drr, DRR):
+        raise ConfigError(f"drr is a {type(drr).__name__}; expected a DRR(volume, carm)")
     start, carm = check_starts(start), drr.carm
     rows = start.reshape(-1, 6)
     images, weights = _images(fixed, carm, len(rows))

@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
+from drrlib.first_order import first_order
 
 
 def check(
@@ -19,10 +19,11 @@ def check(
         ShapeError: not [batch, 1, height, width] of one size; batches that do not fit.
         ConfigError: a weight that is negative or NaN.
     """
-    fixed, moving, weights = (
-        _batched(x, name)
-        for x, name in ((fixed, "fixed"), (moving, "moving"), (weights, "weights"))
-    )
+    fixed, moving = _batched(fixed, "fixed"), _batched(moving, "moving")
+    weights = None if weights is None else _batched(weights, "weights")
+    if fixed.dtype != moving.dtype:
+        kind = torch.promote_types(fixed.dtype, moving.dtype)
+        fixed, moving = fixed.to(kind), moving.to(kind)
     named = [("fixed", fixed), ("moving", moving), ("weights", weights)]
     named = [(name, image) for name, image in named if image is not None]
     for name, image in named:
@@ -47,9 +48,7 @@ def check(
     return fixed, moving, weights
 
 
-def _batched(image: Numbers | None, name: str) -> Tensor | None:
-    if image is None:
-        return None
+def _batched(image: Numbers, name: str) -> Tensor:
     image = as_tensor(image, name)
     return image[(None,) * (4 - image.ndim)] if image.ndim in (2, 3) else image
 
@@ -106,7 +105,7 @@ class _HalfSquare(torch.autograd.Function):
         return torch.where(flat, 1.0, (0.5 * apart.square()).clamp_max(2.0))
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, slope):
         a, b, length_a, length_b, flat = ctx.saved_tensors
         slope = torch.where(flat, 0.0, slope)[:, None, None, None]

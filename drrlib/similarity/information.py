@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from drrlib.errors import ConfigError
+from drrlib.first_order import first_order
 from drrlib.similarity.common import check, constant
 
 _CHUNK = 1 << 19  # entries of the largest table of windows [image, pixel, bin]; fits a cache
@@ -100,7 +100,7 @@ class _Joint(torch.autograd.Function):
         return tuple(sums)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, of_both, of_fixed, of_moving):
         fixed, moving, share = ctx.saved_tensors
         of_both, of_fixed, of_moving = (x.to(moving) for x in (of_both, of_fixed, of_moving))

@@ -1,5 +1,7 @@
 """CT series: geometry, order, rescaling, refusals, and nothing about the patient in messages."""
 
+import copy
+import inspect
 import struct
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
+from drrlib.errors import ConfigError, DicomError, GeometryError, ShapeError, VolumeError
 from drrlib.io import list_series, read_ct_series, read_volume, write_ct_series
 
 AFFINE = np.array(
@@ -374,3 +376,243 @@ def test_a_huge_compressed_image_is_refused_before_decoding(real_data, tmp_path)
     victim.write_bytes(data[:at] + struct.pack(">2I", 60000, 60000) + data[at + 8 :])
     with pytest.raises(DicomError, match="announces 60000 x 60000"):
         read_ct_series(tmp_path)
+
+
+# --- what broken copies, anonymisers and scanners leave
+
+
+@pytest.mark.parametrize("left", [b"", bytes(5000), bytes(100), b"\xff" * 5000])
+def test_what_is_left_of_the_last_slices_is_not_passed_over(series, left):
+    folder, files, _ = series
+    (folder / "notes.txt").write_bytes(b"")
+    (folder / f"._{files[0].name}").write_bytes(b"\0\5\x16\7" * 100)  # macOS writes these
+    assert read_ct_series(folder).hu.shape == (6, 5, 7)
+    for path in files[-2:]:
+        path.write_bytes(left)
+    with pytest.raises(DicomError, match=r"2 of 9 files are damaged.*CT0006"):
+        list_series(folder)
+
+
+def test_names_without_a_suffix(series):
+    folder, files, _ = series
+    for k, path in enumerate(files):
+        path.rename(folder / f"1.2.840.{k}")
+    (folder / "1.2.840.7").write_bytes(bytes(200))
+    (folder / "VERSION").write_text("3")
+    with pytest.raises(DicomError, match="1 of 9 files"):
+        read_ct_series(folder)
+
+
+def test_signed_values_declared_unsigned(series):
+    folder, _, edit = series
+    for k in range(7):
+        pixels = _hu()[:, :, k].T.astype("<i2").tobytes()
+        edit(k, PixelRepresentation=0, RescaleIntercept=0, PixelData=pixels)
+    with pytest.raises(DicomError, match=r"to 65[0-9]{3} HU.*PixelRepresentation"):
+        read_ct_series(folder)
+
+
+def _two_passes(series, tmp_path, shift, **tags):
+    """Two acquisitions in one series, the second at the positions of the first plus `shift`."""
+    _, files, edit = series
+    edit(None, **{tag: first for tag, (first, _) in tags.items()})
+    for path in files:
+        data = pydicom.dcmread(path)
+        data.ImagePositionPatient[2] += shift
+        data.SOPInstanceUID = data.SOPInstanceUID[:50] + ".1"
+        data.RescaleIntercept = -1000
+        for tag, (_, second) in tags.items():
+            setattr(data, tag, second)
+        data.save_as(path.with_name(f"again{path.name}"))
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.25, 0.4])
+@pytest.mark.parametrize(
+    ("tag", "values", "named"),
+    [
+        ("AcquisitionNumber", (1, 2), "AcquisitionNumber 2"),
+        ("TemporalPositionIdentifier", (7, 8), "TemporalPositionIdentifier 8"),
+        ("ConvolutionKernel", ("B30f", "SECRET"), "ConvolutionKernel no. 2"),
+        ("TriggerTime", (0, 412.5), "TriggerTime 412.5"),
+    ],
+)
+def test_two_acquisitions_in_one_another_are_told_apart(
+    series, tmp_path, shift, tag, values, named
+):
+    _two_passes(series, tmp_path, shift, **{tag: values})
+    one, two = list_series(tmp_path / "ct")
+    assert one.usable and two.usable and two.part == named
+    assert np.array_equal(read_ct_series(one.paths).hu, _hu())
+    assert np.array_equal(read_ct_series(two.paths).hu, _hu() + 24)
+    with pytest.raises(DicomError, match=f"2 CT series are usable[\\s\\S]*{named}") as caught:
+        read_ct_series(tmp_path / "ct")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_acquisitions_one_after_the_other_are_one_stack(series):
+    folder, _, edit = series
+    for k in range(7):
+        edit(k, AcquisitionNumber=k // 2)
+    assert np.array_equal(read_ct_series(folder).hu, _hu())
+
+
+def test_copies_are_named(series):
+    folder, files, _ = series
+    (folder / "copy.dcm").write_bytes(files[2].read_bytes())
+    with pytest.raises(DicomError, match=r"'CT0003.dcm' and 'copy.dcm'.*copies of each other"):
+        read_ct_series(folder)
+
+
+def test_a_series_uid_missing_or_of_every_slice_its_own(series):
+    folder, _, edit = series
+    edit(None, SeriesInstanceUID=None)
+    assert np.array_equal(read_ct_series(folder).hu, _hu())
+    for k in range(7):
+        edit(k, SeriesInstanceUID=f"1.2.3.{k}")
+    with pytest.raises(DicomError, match=r"7 files have this number.*anonymisers"):
+        read_ct_series(folder)
+
+
+@pytest.mark.parametrize("spacing", [0.625, 1.25, 2 / 3])
+def test_positions_rounded_to_tenths(series, spacing):
+    folder, _, edit = series
+    for k in range(7):
+        edit(k, ImagePositionPatient=[round(-12 + 0.33 * k, 1), 7.5, round(spacing * k, 1)])
+    affine = read_ct_series(folder).affine
+    assert np.allclose(affine[:3, 2], [0.33, 0, spacing], atol=0.02)
+    edit(3, ImagePositionPatient=[-10.8, 7.5, round(spacing * 3 + 0.2, 1)])
+    with pytest.raises(DicomError, match="non-uniform slice positions: slice 3"):
+        read_ct_series(folder)
+
+
+def test_resampling_says_what_it_did(tmp_path):
+    """Values linear in the place come back, across two spacings and a gap."""
+    places = [0, 1, 2, 4, 6, 12]  # of 14 slices, 2.5 mm apart
+    hu = np.broadcast_to(-900 + 10 * np.arange(14.0), (3, 4, 14))
+    write_ct_series(tmp_path / "ct", hu, AFFINE)
+    for k, path in enumerate(sorted((tmp_path / "ct").iterdir())):
+        if k not in places:
+            path.unlink()
+    with pytest.raises(DicomError, match="resample=<mm>"):
+        read_ct_series(tmp_path / "ct")
+    with pytest.warns(UserWarning, match=r"6 slices, 2.500 to 15.000 mm apart.*linear"):
+        found = read_ct_series(tmp_path / "ct", resample=1.25)
+    assert found.hu.shape == (3, 4, 25) and "to 25, 1.25 mm apart" in found.note
+    assert np.allclose(found.hu, -900 + 5 * np.arange(25), atol=1e-3)
+    assert np.allclose(found.affine[:3, 2:], [[0, -12], [0, 7.5], [1.25, 100.25]])
+    with pytest.warns(UserWarning, match="resampled"):
+        assert read_volume(tmp_path / "ct", resample=2.5).shape == (3, 4, 13)
+    for wrong in (0, -1.0, np.nan, np.inf, "1"):
+        with pytest.raises(ConfigError, match="resample is"):
+            inspect.unwrap(read_ct_series)(tmp_path / "ct", resample=wrong)
+    for wrong in (1e-9, 1e9):
+        with pytest.raises(DicomError, match="resample is"):
+            read_ct_series(tmp_path / "ct", resample=wrong)
+
+
+@pytest.mark.parametrize(
+    ("add", "clip", "says"),
+    [(1000, -2000, "nothing is near air: the lowest value is 6"), (0, 0, "nothing is near air")],
+)
+def test_nothing_near_air_is_said(tmp_path, add, clip, says):
+    write_ct_series(tmp_path / "ct", np.maximum(_hu() + add, clip), AFFINE)
+    with pytest.warns(UserWarning, match=says):
+        read_volume(tmp_path / "ct")
+
+
+def test_a_background_that_is_not_air_is_said(tmp_path):
+    hu = np.zeros((9, 9, 5))
+    hu[3:6, 3:6] = -800  # lungs of a patient whom a mask cut out
+    write_ct_series(tmp_path / "ct", hu, AFFINE)
+    with pytest.warns(UserWarning, match="around the patient has 0 HU"):
+        read_volume(tmp_path / "ct")
+
+
+# --- enhanced multi-frame CT
+
+
+def _enhanced(layout, frames, hu):
+    """One object with all slices; frames: (place of the slice, tags of its content)."""
+    item, seq = pydicom.Dataset, lambda **tags: [_dataset(**tags)]
+    order = np.random.default_rng(1).permutation(len(frames))
+    ds = _dataset(
+        SOPClassUID=f"1.2.840.10008.5.1.4.1.1.2.{2 if layout == 'legacy' else 1}",
+        SOPInstanceUID="1.2.3.4",
+        SeriesInstanceUID="1.2.3",
+        SeriesNumber=5,
+        Modality="CT",
+        ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+        NumberOfFrames=len(frames),
+        Rows=hu.shape[1],
+        Columns=hu.shape[0],
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        BitsAllocated=16,
+        BitsStored=16,
+        HighBit=15,
+        PixelRepresentation=1,
+    )
+    ds.PixelData = b"".join((hu[:, :, k].T + 1024).astype("<i2").tobytes() for k in order)
+    once = item()
+    once.PlaneOrientationSequence = seq(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    once.PixelMeasuresSequence = seq(PixelSpacing=[1.1, 0.8])
+    values = seq(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")
+    once.PixelValueTransformationSequence = values
+    per_frame = []
+    for k in order:
+        place, content = frames[k]
+        own = copy.deepcopy(once) if layout == "all in frames" else item()
+        own.PlanePositionSequence = seq(ImagePositionPatient=[-12.0, 7.5, place])
+        own.FrameContentSequence = seq(**content)
+        own.CTImageFrameTypeSequence = seq(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
+        per_frame.append(own)
+    ds.SharedFunctionalGroupsSequence = [item() if layout == "all in frames" else once]
+    ds.PerFrameFunctionalGroupsSequence = per_frame
+    return ds
+
+
+def _dataset(**tags):
+    ds = pydicom.Dataset()
+    for tag, given in tags.items():
+        setattr(ds, tag, given)
+    return ds
+
+
+def _save(ds, path):
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+PLACES = [100.25 + 2.5 * k for k in range(7)]
+
+
+@pytest.mark.parametrize("layout", ["shared", "all in frames", "legacy"])
+def test_enhanced_ct(tmp_path, layout):
+    ds = _enhanced(layout, [(z, {"StackID": "1"}) for z in PLACES], _hu())
+    found = read_ct_series(_save(ds, tmp_path / "a.dcm"))
+    assert np.array_equal(found.hu, _hu()) and np.allclose(found.affine, AFFINE)
+    assert str(found.info) == "series 5 (CT, multi-frame, 1 file): usable"
+
+
+def test_phases_and_damage_of_enhanced_ct(tmp_path):
+    frames = [(z, {"TemporalPositionIndex": t}) for t in (1, 2) for z in PLACES]
+    both = np.concatenate([_hu(), _hu() + 100], axis=2)
+    path = _save(_enhanced("shared", frames, both), tmp_path / "a.dcm")
+    assert [s.part[-1] for s in list_series(path)] == ["1", "2"]
+    with pytest.raises(DicomError, match=r"2 CT series are usable.*part="):
+        read_ct_series(path)
+    found = read_ct_series(path, part="TemporalPositionIndex 2")
+    assert np.array_equal(found.hu, _hu() + 100)
+    with pytest.raises(DicomError, match="no stack has the part 'x'"):
+        read_ct_series(path, part="x")
+    ds = _enhanced("shared", [(z, {}) for z in PLACES], _hu())
+    del ds.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
+    with pytest.raises(DicomError, match="ImagePositionPatient in 1 of 7 slices"):
+        read_ct_series(_save(ds, tmp_path / "b.dcm"))
+    ds.NumberOfFrames = 9
+    with pytest.raises(DicomError, match="functional groups"):
+        read_ct_series(_save(ds, tmp_path / "b.dcm"))

@@ -1,8 +1,15 @@
 """The kernels against the reference in float64: values, all gradients, adjointness."""
 
 import inspect
+import math
+import os
+import re
+import subprocess
+import sys
 import time
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -365,23 +372,153 @@ def test_endpoint_gradients_agree(backend, method):
     assert outside_band(results[0][1], results[1][1], 1e-4) <= 0.005
 
 
-def test_second_derivative_raises():
-    v = GENERIC_VIEWS["oblique"]
+# A loss that is linear in the image has a constant slope: its second derivative is not zero.
+@pytest.mark.parametrize("loss", [torch.sum, lambda image: image.square().sum()])
+@pytest.mark.parametrize("backend", ["reference", *KERNELS])
+def test_second_derivative_raises(backend, loss):
+    v, mu = GENERIC_VIEWS["oblique"], placed(random_volume(), backend)
     source = v.source.clone().requires_grad_()
-    image = project(Grid(random_volume(), affine()), source, *v.frame[1:], v.height, v.width)
-    (slope,) = torch.autograd.grad(image.square().sum(), source, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+
+    def energy(source):
+        grid = Grid(mu, affine())
+        return loss(project(grid, source, *v.frame[1:], v.height, v.width, backend=backend))
+
+    (slope,) = torch.autograd.grad(energy(source), source, create_graph=True)
+    (plain,) = torch.autograd.grad(energy(source), source)
+    assert torch.equal(slope, plain)
+    for ask in (
+        lambda: slope.sum().backward(),
+        lambda: torch.autograd.functional.jvp(energy, source, torch.ones_like(source)),
+        lambda: torch.autograd.functional.hessian(energy, source),
+        lambda: torch.func.jacfwd(energy)(source.detach()),
+        lambda: torch.func.hessian(energy)(source.detach()),
+        lambda: torch.func.vmap(energy)(torch.stack([v.source, v.source])),
+    ):
+        with pytest.raises(BackendError, match=r"second derivative|torch\.func"):
+            ask()
+
+
+# 1e30 is finite and no place either: the ray has a value, and may not reach into other memory.
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", ["reference", *KERNELS])
+def test_a_ray_that_is_nowhere_is_nan_and_leaves_the_others_alone(backend, method, bad):
+    v, mu = view(0.21, 0.37, (5, 4)), placed(random_volume(), backend).requires_grad_()
+
+    def run(which, axis, value):
+        frames = [x.repeat(3, 1) for x in v.frame]
+        frames[which][1, axis] = value
+        frames = [x.requires_grad_() for x in frames]
+        image = project(Grid(mu, affine()), *frames, 5, 4, method=method, backend=backend)
+        slopes = torch.autograd.grad(image.sum(), [*frames, mu])
+        return image.detach().cpu(), torch.cat(slopes[:4], dim=1), slopes[4]
+
+    image, slopes, _ = run(0, 0, v.source[0, 0])
+    for which, axis in ((0, 0), (3, 1)):
+        found, found_slopes, volume = run(which, axis, bad)
+        for got, expected in ((found, image), (found_slopes, slopes)):
+            assert torch.equal(got[[0, 2]], expected[[0, 2]])
+            assert math.isfinite(bad) or torch.isnan(got[1]).all()
+        assert torch.isfinite(volume).all() or math.isfinite(bad)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", ["reference", *KERNELS])
+def test_a_voxel_that_is_nan_spoils_the_rays_that_meet_it_alone(backend, method):
+    v, mu = GENERIC_VIEWS["oblique"], random_volume()
+    grids = [Grid(placed(x, backend), affine()) for x in (mu, mu.clone())]
+    grids[1].mu[3, 4, 5] = torch.nan
+    whole, part = (
+        project(g, *v.frame, v.height, v.width, method=method, backend=backend) for g in grids
+    )
+    lost = torch.isnan(part)
+    assert 0 < lost.sum() < lost.numel() / 4 and torch.equal(part[~lost], whole[~lost])
+
+
+ODD = [0.0, 1e-320, 1e-160, 1e-40, 1e-8, 0.5, 3.0, 1e8, 1e20, 1e38, 1e160, math.inf, math.nan]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rays_of_any_numbers_stay_inside_the_volume(method):
+    draw = np.random.default_rng(0)
+    ends = draw.choice([*ODD, *(-x for x in ODD)], (2, 20000, 3))
+    ends = np.where(draw.random(ends.shape) < 0.5, ends, draw.uniform(-20, 20, ends.shape))
+    mu = random_volume((7, 1, 16)).requires_grad_()
+    value = line_integrals(Grid(mu, affine()), *ends, method=method, backend="cpu")
+    value.sum().backward()
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(ends[0] - ends[1]).max(axis=1)
+    known = (np.abs(ends) < 1e30).all(axis=(0, 2)) & (apart > 1e-8)
+    assert torch.isfinite(value[known]).all() and torch.isfinite(mu.grad).all()
+    assert (torch.isnan(value) | torch.isfinite(value)).all()
+
+
+IN_ITS_OWN_PROCESS = {
+    "fork": """
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    try:
+        pool.map(render, [0])
+    except BackendError as error:
+        print(error)
+""",
+    "threads": """
+threads = [threading.Thread(target=render, args=(k,)) for k in range(4)]
+[t.start() for t in threads], [t.join() for t in threads]
+print(len(seen), len({x.tobytes() for x in seen}))
+""",
+}
+
+
+@pytest.mark.parametrize(
+    "name, layer, said",
+    [("fork", "omp", "spawn"), ("fork", "workqueue", "^$"), ("threads", "workqueue", "^5 1$")],
+)
+def test_rendering_in_other_processes_and_threads(name, layer, said):
+    script = f"""
+import multiprocessing, threading
+from drrlib.errors import BackendError
+from drrlib.projectors import Grid, project
+from helpers import affine, random_volume, view
+grid, v, seen = Grid(random_volume((64, 64, 64)), affine()), view(0.21, 0.37, (99, 99)), []
+def render(k):
+    for _ in range(20 if k else 1):
+        image = project(grid, *v.frame, 99, 99).numpy()
+    seen.append(image)
+render(0)
+{IN_ITS_OWN_PROCESS[name]}"""
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert re.search(said, run.stdout.strip()), run.stdout
+
+
+def test_without_a_folder_to_write_to_kernels_are_compiled_anew(monkeypatch, capfd):
+    from drrlib.projectors import cpu_compile
+
+    def add(x):
+        return x + 1
+
+    # What Numba calls where neither the package nor the home folder may be written.
+    refused = RuntimeError("cannot cache function 'add': no locator available")
+    enable = mock.Mock(side_effect=refused)
+    monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", enable)
+    cpu_compile._say_uncached.cache_clear()
+    assert [cpu_compile.kernel(add)(1) for _ in range(2)] == [2, 2] and enable.called
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "NUMBA_CACHE_DIR" in said[0]
 
 
 def test_compiling_says_so(monkeypatch, capfd):
     from types import SimpleNamespace
 
-    from drrlib.projectors import ops
+    from drrlib.projectors import cpu
 
-    monkeypatch.setattr(ops, "_SILENCE", 0.01)
+    monkeypatch.setattr(cpu, "_SILENCE", 0.01)
+    stats = SimpleNamespace(cache_path=None)
     for signatures, said in (([], True), (["compiled before"], False)):
-        with ops._announce(SimpleNamespace(signatures=signatures)):
+        with cpu._turn(SimpleNamespace(signatures=signatures, stats=stats)):
             time.sleep(0.2)
         assert ("compiling the CPU kernel" in capfd.readouterr().err) is said
 

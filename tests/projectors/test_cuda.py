@@ -97,7 +97,7 @@ def test_operators_are_what_torch_asks_of_them():
     ):
         torch.library.opcheck(operator, given, atol=1e-6, rtol=1e-5)
     (slope,) = torch.autograd.grad(image.square().sum(), frames, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula"):
+    with pytest.raises(RuntimeError, match=r"second derivative"):
         slope.sum().backward()
 
 

@@ -1,0 +1,65 @@
+"""CT volumes from MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr) files, by SimpleITK."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from drrlib.errors import VolumeError
+from drrlib.io.nifti import MAX_VOXELS
+from drrlib.io.plausible import warn_of_air
+
+
+def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Voxel values and affine; needs the extra "formats" (pip install 'drrlib[formats]').
+
+    Returns:
+        hu: float32 [x, y, z].
+        affine: world_from_voxel [mm, LPS], float64 [4, 4], as ITK reads the header.
+
+    Raises:
+        VolumeError: SimpleITK is missing; not such a file, damaged, or not one 3D volume of real
+            numbers with a place in the world.
+    """
+    try:
+        import SimpleITK as sitk
+    except ImportError:
+        raise VolumeError(
+            f"{Path(path).suffix} files are read by SimpleITK, which is not installed: "
+            "pip install SimpleITK, or save the volume as NIfTI"
+        ) from None
+    if not Path(path).is_file():
+        raise VolumeError(f"{os.fspath(path)!r} does not exist; expected MetaImage or NRRD")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+        size = reader.GetSize()
+        values = reader.GetNumberOfComponents()
+        if (
+            values != 1
+            or len(size) != 3
+            or min(size) < 1
+            or np.prod(size, dtype=float) > MAX_VOXELS
+        ):
+            raise VolumeError(
+                f"the image has size {tuple(size)} with {values} values per voxel; "
+                f"expected one volume [x, y, z] of one value, at most {MAX_VOXELS} voxels"
+            )
+        image = reader.Execute()
+        hu = sitk.GetArrayFromImage(image)
+    except RuntimeError as error:  # its text quotes paths and the header
+        raise VolumeError(
+            f"not a readable {Path(path).suffix} file: damaged, cut short, or its data file is "
+            "missing; copy it again"
+        ) from error
+    if np.iscomplexobj(hu):
+        raise VolumeError("the voxels are complex; expected one real number each (HU)")
+    affine = np.eye(4)
+    directions = np.array(image.GetDirection()).reshape(3, 3)
+    affine[:3, :3], affine[:3, 3] = directions * image.GetSpacing(), image.GetOrigin()
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise VolumeError("the affine of the image is singular or not finite; set its directions")
+    hu = hu.transpose(2, 1, 0).astype(np.float32)
+    warn_of_air(hu, stacklevel=3)
+    return hu, affine
