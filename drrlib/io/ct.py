@@ -28,6 +28,13 @@ def read_volume(
         ConfigError: `series` was given for a NIfTI file.
     """
     one = isinstance(path_or_paths, (str, os.PathLike))
+    suffix = Path(path_or_paths).suffix.lower() if one else ""
+    other = {".tif": "read_tiff_stack(path, spacing, ...)", ".stl": "read_mesh(path, mu)"}
+    other |= {".tiff": other[".tif"], ".obj": other[".stl"], ".ply": other[".stl"]}
+    if suffix in other:
+        raise ConfigError(
+            f"{os.fspath(path_or_paths)!r} does not tell what its values are; use {other[suffix]}"
+        )
     if one and Path(path_or_paths).name.lower().endswith((".nii", ".nii.gz")):
         if series is not None:
             raise ConfigError(f"series is {series}; expected None: a NIfTI file holds one volume")
