@@ -72,7 +72,8 @@ def calibration_from_matrix(
         size: (height, width) in pixels.
         delx: Column spacing on the detector [mm], if it is known.
         sdd: Source-detector distance [mm], if that is known instead.
-        sod: Source-isocentre distance [mm]; None for the foot of `ahead` on the optical axis.
+        sod: Source-isocentre distance [mm]; None for the foot of `ahead` on the optical axis, or
+            0.6 of the way to a detector that is nearer than that.
         pixel_centers: "half" or "integer": where the matrix puts the centre of pixel (0, 0).
         ahead: A world point [mm] in front of the camera, which settles the sign; default the
             origin.
@@ -98,11 +99,12 @@ def calibration_from_matrix(
     if depth < 0:
         matrix, depth = -matrix, -depth
     matrix[:2] += _CENTERS[pixel_centers] * matrix[2]
-    sod = depth if sod is None else float(sod)
-    trial, pose = CArm.from_projection_matrix(matrix, *size, 1e-9 * sod, sod=1e-12 * sod)
-    focal = trial.sdd / trial.delx  # in columns
+    trial, _ = CArm.from_projection_matrix(matrix, *size, 1.0, sod=1e-9)
+    focal = trial.sdd  # in columns
     if delx is None:
-        delx = (2 * sod if sdd is None else float(sdd)) / focal
+        delx = (2 * (depth if sod is None else sod) if sdd is None else float(sdd)) / focal
+    if sod is None:
+        sod = depth if depth < delx * focal else 0.6 * delx * focal
     carm, pose = CArm.from_projection_matrix(matrix, *size, delx, sod=sod)
     return Calibration(carm, pose)
 

@@ -8,6 +8,8 @@ By the image: what no radiation reached (outside the intensifier's circle, behin
 with a soft border, the rim of a saturated open field, where skin is lost, and letters.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -17,7 +19,6 @@ from drrlib import regions
 from drrlib.errors import ConfigError
 from drrlib.io.dicom_tags import stated_numbers, words
 
-_DEAD_LEVELS = 8  # of 256; a picture's ground is never quite constant
 _RIM = 0.02  # of the image's size: as far from anything seen, the open field is open
 _LETTER = 0.0015  # of the image's area: the largest letter
 _SMALL = 256  # pixels along a side where blades are looked for
@@ -40,16 +41,15 @@ def dead_field(values: np.ndarray, full: int, dense: int = 0) -> tuple[np.ndarra
     """
     low, high = float(values.min()), float(values.max())
     step = (full if 0 < full <= 256 else (high - low)) / 256
-    near = step * (_DEAD_LEVELS if 0 < full <= 256 else 1)
-    for end, way in ((low, -1), (high, 1)):
-        ground = _from_border(np.abs(values - end) < near)
+    # A ground may be smeared by compression; or a thick body may be nearly as dark as it.
+    spreads = (8, 3, 0.5) if 0 < full <= 256 else (1, 0.1)
+    for (end, way), spread in itertools.product(((low, -1), (high, 1)), spreads):
+        ground = _from_border(np.abs(values - end) < spread * step)
         rest = ~ground
         if ground.mean() < 0.005 or rest.mean() < 0.05:
             continue
         disc = _is_disc(rest)
-        if not disc and not _is_beam(values, ground, end, dense == way):
-            continue
-        if dense == -way and not disc:
+        if dense == -way or not (disc or _is_beam(values, ground, end, dense == way)):
             continue
         field = ndimage.distance_transform_edt(rest) > _glow(values, rest)
         what = "outside of a round field" if disc else "outside of the beam"
@@ -63,13 +63,22 @@ def _is_beam(values: np.ndarray, ground: np.ndarray, end: float, dense: bool) ->
     if dense:
         return constant
     rest = ndimage.binary_fill_holes(~ground)
+    if constant and _is_rectangle(rest):
+        return True
     i, j = np.nonzero(rest & ~ndimage.binary_erosion(rest))
     hull = ConvexHull(np.stack([i, j], axis=1)).volume if min(np.ptp(i), np.ptp(j)) > 8 else np.inf
     inward = ndimage.distance_transform_edt(~ground)
     near = max(2.0, 0.005 * min(values.shape))
     jump = np.median(np.abs(values[(inward > near) & (inward <= near + 1)] - end))
     span = np.percentile(np.abs(values - end), 99)
-    return constant and rest.sum() > 0.95 * hull and bool(jump > 0.2 * span)
+    return constant and rest.sum() > 0.95 * hull and bool(jump > 0.4 * span)
+
+
+def _is_rectangle(part: np.ndarray) -> bool:
+    """Whether a mask fills the rectangle around it, as a field between blades does."""
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    around = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return bool(around.mean() > 0.985)
 
 
 def _glow(values: np.ndarray, rest: np.ndarray) -> float:
@@ -254,21 +263,21 @@ def _blades(integrals: np.ndarray, field: np.ndarray) -> np.ndarray | None:
 
 
 def _letters(integrals: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Small specks at either end of the range with sharp borders."""
+    """Small specks at either end of the range that stand out of what surrounds them."""
     inside = integrals[kept]
     low, high = float(inside.min()), float(inside.max())
     found = np.zeros_like(kept)
     most = _LETTER * kept.size
     around = ndimage.uniform_filter(integrals, max(9, min(kept.shape) // 30))
-    stands_out = np.abs(integrals - around) > 0.25 * (high - low)
+    stands_out = kept & (np.abs(integrals - around) > 0.25 * (high - low))
     for end in (low, high):
-        labels, count = ndimage.label((np.abs(integrals - end) <= 0.015 * (high - low)) & kept)
+        marked = stands_out & (np.abs(integrals - end) <= 0.015 * (high - low))
+        labels, count = ndimage.label(marked)
         if not count:
             continue
         numbers = np.arange(1, count + 1)
         size = ndimage.sum_labels(np.ones_like(integrals), labels, numbers)
-        sharp = ndimage.mean(stands_out, labels, numbers)
-        found |= np.isin(labels, numbers[(size >= 6) & (size <= most) & (sharp > 0.5)])
+        found |= np.isin(labels, numbers[(size >= 6) & (size <= most)])
     if found.mean() > 0.03:  # not letters, but noise or a texture
         return np.zeros_like(kept)
     return ndimage.binary_dilation(found, iterations=max(2, _margin(kept.shape) // 3))

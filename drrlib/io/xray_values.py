@@ -28,6 +28,7 @@ from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_tags import numbers, stated_numbers, value, words
 
 KINDS = ("counts", "logged", "display", "line integrals")
+_SURE = 0.15  # difference of mean ranks, 0 to 1, below which the way up is not sure
 _RADIOGRAPHS = {"CR", "DX", "DR", "IO", "PX", "MG"}
 
 
@@ -134,9 +135,7 @@ def known_by_caller(meaning: Meaning, values: str, bone: str) -> Meaning:
     if values not in ("auto", *KINDS):
         raise ConfigError(f"values is {values!r}; choose one of auto, {', '.join(KINDS)}")
     if bone not in ("auto", "bright", "dark"):
-        raise ConfigError(
-            f"bone is {bone!r}; choose auto, bright or dark, as stored"
-        )
+        raise ConfigError(f"bone is {bone!r}; choose auto, bright or dark, as stored")
     if values != "auto":
         meaning = Meaning(values, meaning.dense, (f"values were said to be {values}",))
         if not meaning.dense and values in ("counts", "line integrals"):
@@ -161,7 +160,7 @@ def meaning_of_image(meaning: Meaning, values: np.ndarray, field: np.ndarray, fu
         note = f"floating-point values of up to {inside.max():.3g}: taken as line integrals"
         return dataclasses.replace(meaning, kind="line integrals", dense=1).said(note)
     if not meaning.dense:
-        dense, why = _which_way_up(values, field)
+        dense, why = _which_way_up(values, field, full)
         way = "bright" if dense == 1 else "dark"
         meaning = dataclasses.replace(meaning, dense=dense).said(
             f"estimated: bone is {way} ({why}); pass bone='dark' or 'bright' if that is wrong"
@@ -179,23 +178,31 @@ def meaning_of_image(meaning: Meaning, values: np.ndarray, field: np.ndarray, fu
     return meaning
 
 
-def _which_way_up(values: np.ndarray, field: np.ndarray) -> tuple[int, str]:
-    """1 where dense matter seems to be bright, -1 dark; and by which sign."""
+def _which_way_up(values: np.ndarray, field: np.ndarray, full: int) -> tuple[int, str]:
+    """1 where dense matter seems to be bright, -1 dark; and by which sign.
+
+    A tenth of the field at one limit of the file's type is a saturated open field. Else bodies are
+    thick in the middle and thin at their rim, where there may be open field too. Ranks are
+    compared, so that counts and logarithms are judged alike.
+    """
     inside = values[field]
-    low, high = inside.min(), inside.max()
-    span = max(float(high - low), 1e-12)
-    top, bottom = (float((np.abs(inside - x) < 0.004 * span).mean()) for x in (high, low))
-    if top > 0.02 and top > 2 * bottom:
-        return -1, f"{100 * top:.0f} % of the field is at the greatest value, as an open field is"
-    if bottom > 0.02 and bottom > 2 * top:
-        return 1, f"{100 * bottom:.0f} % of the field is at the smallest value, as air is"
+    top, bottom = (float((inside == x).mean()) for x in (full - 1, 0))
+    if full and max(top, bottom) > 0.1 and max(top, bottom) > 3 * min(top, bottom):
+        dense, share, end = (-1, top, "greatest") if top > bottom else (1, bottom, "smallest")
+        return dense, f"{100 * share:.0f} % of the field have the {end} value, as open fields may"
+    order = np.sort(inside[:: max(1, inside.size // 100_000)])
+    below, upto = (np.searchsorted(order, inside, side) for side in ("left", "right"))
+    ranks = 0.5 * (below + upto) / len(order)
     rows, columns = np.nonzero(field)
     middle = [(x.min() + x.max() + 1) / 2 for x in (rows, columns)]
     reach = [max((x.max() - x.min() + 1) / 2, 1) for x in (rows, columns)]
     apart = np.hypot((rows + 0.5 - middle[0]) / reach[0], (columns + 0.5 - middle[1]) / reach[1])
-    centre, rim = np.median(inside[apart < 0.5]), np.median(inside[apart > 0.85])
-    way = "darker" if centre < rim else "brighter"
-    return (-1 if centre < rim else 1), f"the middle is {way} than the rim, where bodies are thin"
+    rim = apart > 0.85 if (apart > 0.85).any() else apart >= np.median(apart)
+    higher = float(ranks[apart < 0.5].mean() - ranks[rim].mean())
+    way = "brighter" if higher > 0 else "darker"
+    sure = "" if abs(higher) > _SURE else ", but only a little: NOT SURE"
+    dense = 1 if higher > 0 else -1
+    return dense, f"the middle is {way} than the rim, where bodies are thin{sure}"
 
 
 def line_integrals(
