@@ -6,7 +6,17 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 
 from drrlib.drr import DRR
 from drrlib.geometry import CArm, ScanProjection, eta, mtre
-from drrlib.io import carm_from_dicom, list_series, read_ct_series, read_volume, start_from_dicom
+from drrlib.io import (
+    carm_from_dicom,
+    list_series,
+    read_ct_series,
+    read_mayacam,
+    read_mesh,
+    read_tiff_stack,
+    read_volume,
+    read_xray,
+    start_from_dicom,
+)
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.registration import Registration, RegistrationResult, descend, regions, register
 from drrlib.similarity import ncc, zncc
@@ -31,7 +41,11 @@ __all__ = [
     "ncc",
     "project",
     "read_ct_series",
+    "read_mayacam",
+    "read_mesh",
+    "read_tiff_stack",
     "read_volume",
+    "read_xray",
     "regions",
     "register",
     "start_from_dicom",

@@ -1,6 +1,6 @@
 """One X-ray image, with what is known of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -20,11 +20,12 @@ class View:
             array or list; kept as float64.
         carm: Intrinsics of the image: a CArm, or the ScanProjection of a CT localizer.
         weights: Non-negative weight of each pixel [height, width]; 0 leaves it out, whatever is
-            there, as for masks, crops and collimators (see `registration.regions`). None for 1.
+            there, as for masks, crops and collimators (see `drrlib.regions`). None for 1.
         pose: world_from_camera [4, 4] in a frame that views of one patient position share, such as
             that of a calibration. It need not be the CT's.
         start: Pose parameters eta [6] to look around, or several [s, 6], as far as a header or a
             person tells.
+        notes: What a reader assumed or found, in plain sentences.
 
     Raises:
         ShapeError, ConfigError, GeometryError: what is wrong with which argument.
@@ -36,6 +37,7 @@ class View:
     weights: Numbers | None = None
     pose: Numbers | None = None
     start: Numbers | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         image, weights = check_images(self.image, self.carm, self.weights, "image")
@@ -66,7 +68,7 @@ class View:
         carm = self.carm.crop(top, left, height, width)
         window = (slice(top, top + height), slice(left, left + width))
         weights = None if self.weights is None else self.weights[window]
-        return View(self.image[window], carm, weights, self.pose, self.start)
+        return replace(self, image=self.image[window], carm=carm, weights=weights)
 
     def resize(self, height: int, width: int) -> "View":
         """The image averaged (or, to more pixels, repeated) to another number of pixels.
@@ -82,11 +84,58 @@ class View:
         size = (height, width)
         carm = self.carm.resize(height, width)
         if self.weights is None:
-            return View(pool(self.image[None], size)[0], carm, None, self.pose, self.start)
+            return replace(self, image=pool(self.image[None], size)[0], carm=carm)
         image = torch.where(self.weights > 0, self.image, 0.0)
         weights = pool(self.weights[None], size)[0]
         image = pool((self.weights * image)[None], size)[0] / weights.clamp_min(1e-12)
-        return View(image, carm, weights, self.pose, self.start)
+        return replace(self, image=image, carm=carm, weights=weights)
+
+    def show(self):
+        """Draw what was understood: the image (dense is bright), its weights, and a histogram.
+
+        Returns:
+            The matplotlib figure, for a notebook to display or `.savefig(path)`.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ConfigError(
+                "View.show draws with matplotlib, which is not installed; pip install drrlib[lab]"
+            ) from None
+        image = self.image.cpu().numpy()
+        counts = self.image.new_ones(image.shape) if self.weights is None else self.weights
+        counts = counts.cpu().numpy()
+        inside = image[counts > 0]
+        spread = torch.as_tensor(inside).flatten()
+        spread = spread[:: max(1, len(spread) // 200_000)]
+        low, high = spread.quantile(spread.new_tensor([0.005, 0.995])).tolist()
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        axes = figure.subplots(1, 3)
+        axes[0].imshow(image, cmap="gray", vmin=low, vmax=high)
+        axes[0].set_xlabel(f"line integrals, {low:.2g} to {high:.2g}")
+        axes[1].imshow(image, cmap="gray", vmin=low, vmax=high)
+        veil = axes[1].imshow(counts, cmap="autumn", vmin=0, vmax=1, interpolation="nearest")
+        veil.set_alpha(0.5 * (counts <= 0))
+        axes[1].set_xlabel(
+            f"red: weight 0, {100 * float((counts <= 0).mean()):.3g} % of the pixels"
+        )
+        for label, part, colour in (
+            ("weight above 0", inside, "tab:blue"),
+            ("weight 0", image[counts <= 0], "tab:red"),
+        ):
+            if part.size:
+                axes[2].hist(
+                    part.ravel(), 128, histtype="step", color=colour, label=label, log=True
+                )
+        axes[2].set_yscale("log")
+        axes[2].set_xlabel("line integral")
+        axes[2].set_ylabel("pixels")
+        axes[2].legend(fontsize=8)
+        figure.suptitle("\n".join(self.notes), fontsize=8, ha="left", x=0.01)
+        return figure
 
 
 def check_starts(start: Numbers) -> Float[Tensor, "*n 6"]:

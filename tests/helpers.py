@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import pydicom
 import pytest
 import torch
@@ -128,3 +129,34 @@ def xray_header(**changes):
         else:
             setattr(header, keyword, value)
     return header
+
+
+def write_xray(path, stored, **tags):
+    """A DICOM X-ray image with the geometry of `xray_header`; tags as there."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    stored = np.ascontiguousarray(stored)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.12.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["xray"])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.update(xray_header())
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    ds.PatientName, ds.Modality = "SECRET^NAME", "XA"
+    ds.Rows, ds.Columns = stored.shape[-2:]
+    if stored.ndim == 3:
+        ds.NumberOfFrames = len(stored)
+    bits = 8 * stored.dtype.itemsize
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
+    ds.PixelRepresentation, ds.SamplesPerPixel = int(stored.dtype.kind == "i"), 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.PixelData = stored.tobytes()
+    for keyword, value in tags.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    ds.save_as(path, enforce_file_format=True)
+    return path

@@ -8,7 +8,9 @@
 | NIfTI (.nii, .nii.gz, .hdr with .img) | `read_nifti` | 4D, colour, no sform or qform |
 | MetaImage, NRRD (extra "formats") | `read_metaimage_nrrd` | 4D, several values per voxel |
 | CT localizer | `localizer_from_dicom` | tilted gantry, lengths or angles that are missing |
-| X-ray image | `carm_from_dicom` | what its table says |
+| X-ray image, DICOM or picture | `read_xray` | unknown lengths, colour, nothing open |
+| TIFF stack; mesh (extra "mesh") | `read_tiff_stack`, `read_mesh` | no spacing; not closed |
+| calibration | `read_mayacam`, `read_rtk_geometry` | matrices that are none |
 | archives, DICOMDIR, folders of volumes | not | the message says what to pass |
 | MR, PET, ultrasound, RT objects, screen shots | not | no Hounsfield units |
 
@@ -16,25 +18,47 @@ Where nothing is near air (-1000 HU), or the borders are one other value, a warn
 message shows data of a patient; files are named by their names.
 """
 
+from drrlib.io.calibration import (
+    Calibration,
+    calibration_from_krt,
+    calibration_from_matrix,
+    read_mayacam,
+    read_rtk_geometry,
+    with_common_isocenter,
+)
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
 from drrlib.io.ct import read_volume
 from drrlib.io.dicom_headers import SeriesInfo
 from drrlib.io.dicom_series import CTSeries, list_series, read_ct_series
 from drrlib.io.dicom_write import write_ct_series
+from drrlib.io.distortion import Distortion
 from drrlib.io.localizer_header import localizer_from_dicom
+from drrlib.io.mesh import read_mesh
 from drrlib.io.metaimage_nrrd import read_metaimage_nrrd
 from drrlib.io.nifti import read_nifti
+from drrlib.io.tiff_stack import read_tiff_stack
+from drrlib.io.xray import read_xray
 
 __all__ = [
     "CTSeries",
+    "Calibration",
+    "Distortion",
     "SeriesInfo",
+    "calibration_from_krt",
+    "calibration_from_matrix",
     "carm_from_dicom",
     "list_series",
     "localizer_from_dicom",
     "read_ct_series",
+    "read_mayacam",
+    "read_mesh",
     "read_metaimage_nrrd",
     "read_nifti",
+    "read_rtk_geometry",
+    "read_tiff_stack",
     "read_volume",
+    "read_xray",
     "start_from_dicom",
+    "with_common_isocenter",
     "write_ct_series",
 ]

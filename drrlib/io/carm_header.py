@@ -85,7 +85,7 @@ def carm_from_dicom(
         GeometryError: lengths that no C-arm can have.
     """
     device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
-    angles = [_angle(header, which, frame) for which in ("Secondary", "Primary")]
+    angles = [positioner_angle(header, which, frame) for which in ("Secondary", "Primary")]
     return device, None if None in angles else eta(angles[0], angles[1], turn, degrees=True)
 
 
@@ -133,7 +133,7 @@ def start_from_dicom(
     device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
     angles = []
     for name, which, value in (("theta", "Secondary", theta), ("phi", "Primary", phi)):
-        known = _angle(header, which, frame) if value is None else None
+        known = positioner_angle(header, which, frame) if value is None else None
         if value is None and known is None:
             raise DicomError(
                 f"the header lacks Positioner{which}Angle, which tells {name}; pass {name}=... "
@@ -279,7 +279,7 @@ def _orientation(header) -> tuple[float, bool]:
     return turn, flip == "YES"
 
 
-def _angle(header, which: str, frame: int) -> float | None:
+def positioner_angle(header, which: str, frame: int) -> float | None:
     """Positioner angle of one frame [deg]."""
     tag = f"Positioner{which}Angle"
     first = _numbers(header, tag)

@@ -16,6 +16,11 @@ READERS = {
     **dict.fromkeys((".nii", ".nii.gz", ".hdr", ".img", ".img.gz"), read_nifti),
     **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), read_metaimage_nrrd),
 }
+# What does not tell what its values are, and who asks for it.
+OTHERS = {
+    **dict.fromkeys((".tif", ".tiff"), "read_tiff_stack(path, spacing, ...)"),
+    **dict.fromkeys((".stl", ".obj", ".ply"), "read_mesh(path, mu)"),
+}
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 
 
@@ -44,6 +49,10 @@ def read_volume(
     given = {name: value for name, value in choice.items() if value is not None}
     if isinstance(path_or_paths, (str, os.PathLike)):
         path = Path(path_or_paths)
+        if _suffix(path) in OTHERS:
+            raise ConfigError(
+                f"{path.name!r} does not tell what its values are; use {OTHERS[_suffix(path)]}"
+            )
         reader = READERS.get(_suffix(path))
         if reader and not path.is_dir():
             if given:

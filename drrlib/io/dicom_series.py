@@ -166,7 +166,7 @@ def _slice_hu(header: Header, ds: Dataset | None) -> np.ndarray:
     """Hounsfield units [row, column] of one file, or of one of its frames."""
     if ds is None or "PixelData" not in ds:
         raise DicomError("no pixel data, or the file cannot be read; copy or export it again")
-    announced = _jpeg2000_size(ds)
+    announced = jpeg2000_size(ds)
     if announced not in (None, (header.rows, header.columns)):
         raise DicomError(
             f"the compressed image announces {announced[0]} x {announced[1]} pixels and the header "
@@ -215,7 +215,7 @@ def _check_bits(ds: Dataset, stored: np.ndarray) -> None:
         )
 
 
-def _jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:
+def jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:
     """(rows, columns) that a JPEG 2000 stream announces, read before anything is decoded: a few
     bytes could ask for gigabytes. Source: ISO/IEC 15444-1, A.5.1 (SIZ marker)."""
     if ds.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:

@@ -1,6 +1,6 @@
 """From X-ray images and a CT to a pose that is judged; starts from landmarks; regions."""
 
-from drrlib.registration import regions
+from drrlib import regions
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
 from drrlib.registration.landmarks import arun, pnp

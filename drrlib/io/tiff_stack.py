@@ -1,0 +1,54 @@
+"""CT volumes from TIFF stacks, one page a slice, as Autoscoper and XROMM keep bones."""
+
+import os
+
+import numpy as np
+
+from drrlib.errors import ConfigError, VolumeError
+from drrlib.io.pictures import read_picture
+from drrlib.volume import MU_WATER, Volume
+
+
+def read_tiff_stack(
+    path: str | os.PathLike,
+    spacing: tuple[float, float, float],
+    *,
+    hu: tuple[float, float] | None = None,
+    mu_per_value: float | None = None,
+    mu_water: float = MU_WATER,
+) -> Volume:
+    """Volume of a TIFF stack: x along columns, y along rows, z along pages, first voxel at 0.
+
+    A stack tells neither spacing nor what its values mean; one of `hu` and `mu_per_value` must say
+    it. For a bone that was cut out of a CT and whose scale is lost, any `mu_per_value` serves
+    similarities that do not look at the scale, such as 2e-5 for 12 bits.
+
+    Args:
+        path: The stack, at least two pages.
+        spacing: Distance of neighbouring columns, rows and pages [mm].
+        hu: (slope, intercept) of Hounsfield units: hu = slope * value + intercept.
+        mu_per_value: Attenuation [1/mm] of the value 1; 0 is air.
+        mu_water: As in `hu_to_mu`.
+
+    Raises:
+        ConfigError: no such file, no stack, or not one of both scales; names the file.
+        VolumeError: values that are no attenuation.
+    """
+    spacing = tuple(float(x) for x in spacing)
+    if len(spacing) != 3 or not all(np.isfinite(x) and x > 0 for x in spacing):
+        raise ConfigError(f"spacing is {spacing}; expected three lengths above 0 [mm]: x, y, z")
+    if (hu is None) == (mu_per_value is None):
+        raise ConfigError(
+            "give one of hu=(slope, intercept), such as (1, -1024) for a CT that was stored with "
+            "an offset, and mu_per_value=... [1/mm]: a TIFF stack does not tell its scale"
+        )
+    values = read_picture(path).values
+    if len(values) < 2:
+        raise ConfigError(f"{os.fspath(path)!r} has one page; expected a stack of slices")
+    voxels = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)
+    affine = np.diag([*spacing, 1.0])
+    if hu is not None:
+        return Volume.from_hu(hu[0] * voxels + hu[1], affine, mu_water=mu_water)
+    if not mu_per_value > 0:
+        raise VolumeError(f"mu_per_value is {mu_per_value}; expected more than 0")
+    return Volume(mu_per_value * voxels, affine)

@@ -1,0 +1,231 @@
+"""One door for X-ray images: a file in, a `View` out, with what was understood in its notes."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from drrlib.errors import ConfigError, DicomError
+from drrlib.geometry import CArm
+from drrlib.io.calibration import Calibration
+from drrlib.io.carm_header import carm_from_dicom, positioner_angle, start_from_dicom
+from drrlib.io.pictures import read_picture
+from drrlib.io.xray_file import (
+    flat_header,
+    frame_count,
+    is_dicom,
+    modality_table_values,
+    read_dicom,
+    stored_frames,
+    voi_table_values,
+)
+from drrlib.io.xray_mask import dead_field, header_mask, image_mask
+from drrlib.io.xray_values import (
+    Meaning,
+    known_by_caller,
+    line_integrals,
+    meaning_of_header,
+    meaning_of_image,
+    padding_range,
+)
+from drrlib.view import View
+
+LENGTHS = ("sdd", "sod", "delx", "dely")
+ANGLES = ("theta", "phi", "gamma", "b", "flipped")
+
+
+class _Grey(NamedTuple):
+    """Values of the chosen frames [frame, height, width] and what the file says of them."""
+
+    stack: np.ndarray
+    full: int
+    meaning: Meaning
+    known: np.ndarray  # False where the file says that nothing was measured
+    header: object | None  # flat DICOM header
+    frame: int  # in that header
+
+
+def read_xray(
+    path: str | os.PathLike,
+    *,
+    carm: CArm | Calibration | None = None,
+    frame: int | str = 0,
+    values: str = "auto",
+    bone: str = "auto",
+    open_field: float | None = None,
+    mask: bool = True,
+    **geometry,
+) -> View:
+    """An X-ray image as a `View`: line integrals, C-arm, weights and start; `notes` tell how.
+
+    `read_xray("xray.dcm", sod=700.0)`, `read_xray("cam1.tif", carm=read_mayacam("cam1.txt"))`.
+    Look at `view.show()` before trusting what was estimated.
+
+    Args:
+        path: DICOM (XA, RF, DX, CR, enhanced XA and XRF, also multi-frame), PNG, TIFF, JPEG, or a
+            NumPy file (.npy) of [height, width] or [frame, height, width].
+        carm: C-arm of the image, or a calibration, whose pose becomes the view's and whose
+            distortion is removed. Pictures need one; it goes before a DICOM header's lengths.
+        frame: Frame of a run or page of a stack from 0, or "max" for the largest line integral
+            over all frames, as of vessels while they fill.
+        values: "counts" (proportional to intensity), "logged" (after a logarithm), "display" or
+            "line integrals"; "auto" by header, else by an estimate that is noted.
+        bone: "bright" or "dark": how dense matter is stored; "auto" as for `values`.
+        open_field: Stored value where nothing attenuates; None to look for it.
+        mask: Look for what is no image: beyond shutter, collimator and intensifier, blades, lost
+            skin, letters. False leaves weights to the caller.
+        geometry: sdd, sod, delx, dely [mm], theta, phi, gamma [rad], b [mm], flipped, as in
+            `start_from_dicom`, for what a DICOM header lacks.
+
+    Raises:
+        ConfigError: the file or an option cannot be used.
+        DicomError: a DICOM file that is no X-ray image, is damaged, or lacks a length: names the
+            tag and the keyword that replaces it. No message repeats a patient's data.
+        GeometryError: lengths that no C-arm can have.
+    """
+    path = Path(path)
+    unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
+    if unknown:
+        raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
+    if not path.is_file():
+        raise ConfigError(f"{str(path)!r} does not exist or is a folder; expected an image file")
+    if isinstance(frame, bool) or not (isinstance(frame, int) or frame == "max"):
+        raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
+    try:
+        grey = _read_dicom(path, frame) if is_dicom(path) else _read_picture(path, frame)
+        size = grey.stack.shape[1:]
+        device, pose, start, placed = _place(grey, size, carm, geometry)
+        grey = grey._replace(meaning=known_by_caller(grey.meaning, values, bone))
+        image, kept, notes = _understand(grey, open_field, mask)
+    except (ConfigError, DicomError) as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{str(path)!r}: {error}") from error.__cause__
+    notes = (*notes, *placed)
+    if isinstance(carm, Calibration) and carm.distortion is not None:
+        image, kept = (carm.distortion.undistort(x) for x in (image, kept.astype(np.float64)))
+        kept = kept > 0.999
+        notes += ("distortion removed by the calibration",)
+    weights = None if kept.all() else torch.from_numpy(kept.astype(np.float64))
+    return View(torch.from_numpy(image), device, weights, pose, start, notes)
+
+
+def _read_dicom(path: Path, frame: int | str) -> _Grey:
+    ds = read_dicom(path)
+    frames = [frame] if isinstance(frame, int) else list(range(frame_count(ds)))
+    stored = stored_frames(path, ds, frames)
+    header = flat_header(ds, frames[0])
+    place = 0 if "PerFrameFunctionalGroupsSequence" in ds else frames[0]
+    if len(frames) > 1:
+        _check_still(ds, frames)
+    meaning = meaning_of_header(header)
+    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
+    stack, full = stored.astype(np.float64), 1 << bits
+    if int(header.get("PixelRepresentation") or 0) == 1 and stored.min() < 0:
+        stack += 1 << (bits - 1)
+    table = modality_table_values(header, stored)
+    if table is None and meaning.kind == "display":
+        table = voi_table_values(header, stored)
+        if table is not None:
+            meaning = meaning.said("the header's VOI LUT table was applied")
+    if table is not None:
+        stack, full = table, 1 << max(int(table.max()).bit_length(), 8)
+    known = np.ones(stored.shape[1:], dtype=bool)
+    padding = padding_range(header)
+    if padding is not None:
+        known = ((stored < padding[0]) | (stored > padding[1])).all(axis=0)
+    return _Grey(stack, full, meaning, known, header, place)
+
+
+def _check_still(ds, frames: list[int]) -> None:
+    """A maximum over frames needs one pose for all of them."""
+    enhanced = "PerFrameFunctionalGroupsSequence" in ds
+    for which in ("Primary", "Secondary"):
+        angles = []
+        for k in (frames[0], frames[-1]):
+            header = flat_header(ds, k)
+            angles.append(positioner_angle(header, which, 0 if enhanced else k))
+        if None not in angles and abs(angles[0] - angles[1]) > 0.05:
+            raise ConfigError(
+                "frame is 'max', but the positioner moved during the run; expected one pose for "
+                "all frames: choose one frame"
+            )
+
+
+def _read_picture(path: Path, frame: int | str) -> _Grey:
+    picture = read_picture(path)
+    pages = len(picture.values)
+    if isinstance(frame, int) and not 0 <= frame < pages:
+        raise ConfigError(f"frame is {frame}; the file has {pages}, counted from 0")
+    chosen = picture.values if frame == "max" else picture.values[frame : frame + 1]
+    stack = chosen.astype(np.float64)
+    known = np.ones(stack.shape[1:], dtype=bool)
+    return _Grey(stack, picture.full, Meaning(notes=picture.notes), known, None, 0)
+
+
+def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
+    """C-arm, pose, start, and sentences about them."""
+    if carm is None and grey.header is None:
+        raise ConfigError(
+            "the file tells no geometry; pass carm=CArm(...) with its lengths, or a calibration "
+            "such as carm=read_mayacam(path)"
+        )
+    pose = None
+    if isinstance(carm, Calibration):
+        carm, pose = carm.carm, carm.pose
+    if carm is not None:
+        if not isinstance(carm, CArm):
+            raise ConfigError(f"carm is a {type(carm).__name__}; expected a CArm or a calibration")
+        if (carm.height, carm.width) != size:
+            raise ConfigError(
+                f"carm has {carm.height} x {carm.width} pixels, the image {size[0]} x {size[1]}; "
+                f"expected the same: carm.resize{size} if it shows the same field, else carm.crop"
+            )
+        lengths = set(geometry) & set(LENGTHS)
+        if lengths or (grey.header is None and geometry):
+            raise ConfigError(f"{sorted(geometry)} come with carm; expected one of both")
+    if grey.header is None:
+        return carm, pose, None, ()
+    if carm is not None:
+        geometry = {n: float(getattr(carm, n)) for n in LENGTHS} | geometry
+    try:
+        device, start = start_from_dicom(grey.header, frame=grey.frame, **geometry)
+        return carm or device, pose, start, ()
+    except DicomError as error:
+        if set(geometry) & set(ANGLES):
+            raise
+        if carm is not None:
+            return carm, pose, None, (f"no start: {error}",)
+        lengths = {n: x for n, x in geometry.items() if n in LENGTHS}
+        device, _ = carm_from_dicom(grey.header, frame=grey.frame, **lengths)
+        return device, pose, None, (f"no start: {error}",)
+
+
+def _understand(
+    grey: _Grey, open_field: float | None, mask: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Line integrals, which pixels count, and how both were found."""
+    first = grey.stack[0]
+    if np.ptp(first[grey.known]) == 0 if grey.known.any() else True:
+        raise ConfigError("the image is constant; expected an X-ray image")
+    seen = first if len(grey.stack) == 1 else grey.stack.mean(axis=0)
+    field, ground = dead_field(seen, grey.full, grey.meaning.dense)
+    field &= grey.known
+    if not field.any():
+        raise ConfigError("no pixel holds an image; pass mask=False and weights of your own")
+    meaning = meaning_of_image(grey.meaning, seen, field, grey.full)
+    by_header, notes = np.ones_like(field), ()
+    if grey.header is not None:
+        by_header, notes = header_mask(grey.header, -meaning.dense * seen)
+        if (field & by_header).any():
+            field &= by_header
+    stack, said = line_integrals(grey.stack, meaning, field, grey.full, open_field)
+    image = stack.max(axis=0)
+    frames = (f"the largest value of {len(stack)} frames",) if len(stack) > 1 else ()
+    notes = (*meaning.notes, *said, *frames, *((ground,) if ground else ()), *notes)
+    if not mask:
+        return image, np.ones_like(field), notes
+    kept, found = image_mask(image, field)
+    return image, kept, (*notes, *found)

@@ -1,0 +1,245 @@
+"""X-ray images in DICOM files: frames as stored, and one flat header for each frame.
+
+XA, RF, DX, CR and their like keep their tags at the top. Enhanced XA and XRF keep them in
+functional groups (PS3.3 C.8.19.6), shared by all frames or one item for each; here they are laid
+flat, so that one reader serves both:
+
+- XRayGeometrySequence: DistanceSourceToIsocenter becomes DistanceSourceToPatient, which for XA is
+  the same; DistanceSourceToDetector.
+- PositionerPositionSequence: PositionerPrimaryAngle, PositionerSecondaryAngle of that frame.
+- FramePixelDataPropertiesSequence: ImagerPixelSpacing, PixelIntensityRelationship and its sign.
+- FieldOfViewSequence, CollimatorShapeSequence, FrameDisplayShutterSequence,
+  PatientOrientationInFrameSequence, FrameVOILUTSequence, PixelValueTransformationSequence.
+- PixelIntensityRelationshipLUTSequence: its item TO_LINEAR stands for a Modality LUT.
+
+Only the tags listed here are read; none of them names the patient.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from drrlib.errors import ConfigError, DicomError
+from drrlib.io.dicom_series import jpeg2000_size
+from drrlib.io.dicom_tags import numbers, value, whole, words
+
+SHAPES = [
+    *("ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
+    *("ShutterUpperHorizontalEdge", "ShutterLowerHorizontalEdge", "CenterOfCircularShutter"),
+    *("RadiusOfCircularShutter", "VerticesOfThePolygonalShutter"),
+    *("CollimatorShape", "CollimatorLeftVerticalEdge", "CollimatorRightVerticalEdge"),
+    *("CollimatorUpperHorizontalEdge", "CollimatorLowerHorizontalEdge"),
+    *("CenterOfCircularCollimator", "RadiusOfCircularCollimator"),
+    "VerticesOfThePolygonalCollimator",
+]
+GROUPS = [
+    *("XRayGeometrySequence", "PositionerPositionSequence", "FramePixelDataPropertiesSequence"),
+    *("FieldOfViewSequence", "CollimatorShapeSequence", "FrameDisplayShutterSequence"),
+    *("PatientOrientationInFrameSequence", "FrameVOILUTSequence"),
+    *("PixelValueTransformationSequence", "PixelIntensityRelationshipLUTSequence"),
+]
+TAGS = [
+    *("SOPClassUID", "Modality", "ImageType", "PresentationIntentType", "PatientOrientation"),
+    *("AnatomicalOrientationType", "PatientPosition", "TableMotion", "TableVerticalIncrement"),
+    *("TableLongitudinalIncrement", "TableLateralIncrement", "PositionerMotion"),
+    *("PositionerPrimaryAngle", "PositionerSecondaryAngle", "DetectorPrimaryAngle"),
+    *("PositionerPrimaryAngleIncrement", "PositionerSecondaryAngleIncrement"),
+    *("DetectorSecondaryAngle", "DistanceSourceToDetector", "DistanceSourceToPatient"),
+    *("ImagerPixelSpacing", "FieldOfViewShape", "FieldOfViewDimensions", "FieldOfViewRotation"),
+    *("FieldOfViewHorizontalFlip", "BurnedInAnnotation", "LossyImageCompression"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("PixelIntensityRelationship", "PixelIntensityRelationshipSign", "RescaleSlope"),
+    *("RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *SHAPES,
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+]
+MAX_PIXELS = 2**30
+_INSTALL = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does, with its preamble or, as old software wrote, without."""
+    with open(path, "rb") as file:
+        head = file.read(132)
+    return head[128:] == b"DICM" or head[:4] in (b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+
+
+def read_dicom(path: Path) -> Dataset:
+    """The tags in `TAGS` and the pixel data of one X-ray image.
+
+    Raises:
+        DicomError: not an X-ray projection image, or damaged; names the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
+            ds = pydicom.dcmread(path, specific_tags=[*TAGS, "PixelData"], force=True)
+    except Exception as error:  # a damaged header can raise nearly anything
+        raise DicomError(
+            f"{str(path)!r} begins as DICOM but cannot be read ({type(error).__name__}): damaged "
+            "or cut short; copy or export it again"
+        ) from None
+    if "TransferSyntaxUID" not in ds.file_meta:
+        implicit = ds.original_encoding[0]
+        ds.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    if "PixelData" not in ds or not (whole(ds, "Rows") and whole(ds, "Columns")):
+        raise DicomError(f"{str(path)!r} holds no image; expected an X-ray image with pixel data")
+    modality = (words(ds, "Modality") or [""])[0]
+    if modality in ("CT", "MR", "PT", "NM", "US", "SEG"):
+        raise DicomError(
+            f"{str(path)!r} has Modality {modality}; expected an X-ray image such as XA, RF, DX or "
+            "CR: for a CT use read_volume, for its localizer localizer_from_dicom"
+        )
+    if (whole(ds, "SamplesPerPixel") or 1) != 1:
+        raise DicomError(f"{str(path)!r} is coloured; expected grey values, one sample per pixel")
+    return ds
+
+
+def frame_count(ds: Dataset) -> int:
+    return max(whole(ds, "NumberOfFrames") or 1, 1)
+
+
+def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
+    """Stored values [frame, height, width] of the named frames.
+
+    Raises:
+        ConfigError: no such frame.
+        DicomError: too many pixels, a compression without decoder, or damaged data.
+    """
+    count, size = frame_count(ds), (whole(ds, "Rows"), whole(ds, "Columns"))
+    for frame in frames:
+        if not 0 <= frame < count:
+            raise ConfigError(
+                f"frame is {frame}; {str(path)!r} has {count}, counted from 0, and frame='max' "
+                "takes the densest value of all"
+            )
+    if size[0] * size[1] * len(frames) > MAX_PIXELS:
+        raise DicomError(f"{str(path)!r} announces more than {MAX_PIXELS} pixels; damaged?")
+    if jpeg2000_size(ds) not in (None, size):
+        raise DicomError(
+            f"{str(path)!r}: the compressed image announces another size than the header: damaged"
+        )
+    syntax = ds.file_meta.TransferSyntaxUID
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        raise DicomError(
+            f"{str(path)!r}: its compression, {syntax.name}, cannot be decoded here; {_INSTALL}, "
+            "or export it uncompressed"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if "NumberOfFrames" in ds and count == 1:
+                del ds.NumberOfFrames
+            found = [pydicom.pixels.pixel_array(ds, index=f if count > 1 else None) for f in frames]
+    except Exception as error:  # decoders raise errors of many kinds
+        raise DicomError(
+            f"{str(path)!r}: the pixel data cannot be decoded ({type(error).__name__}): damaged or "
+            f"cut short, or a decoder is missing; copy the file again, or {_INSTALL}"
+        ) from None  # whose text may quote the file
+    if any(f.shape != size for f in found):
+        raise DicomError(
+            f"{str(path)!r}: the pixels have shape {found[0].shape}; the header says {size}: the "
+            "file is damaged"
+        )
+    return np.stack(found)
+
+
+def flat_header(ds: Dataset, frame: int) -> Dataset:
+    """The header of one frame with every tag at the top; functional groups are laid flat."""
+    flat = Dataset()
+    for element in ds:
+        if element.keyword and not element.keyword.endswith("FunctionalGroupsSequence"):
+            if element.keyword != "PixelData":
+                flat.add(element)
+    for place, index in (
+        ("SharedFunctionalGroupsSequence", 0),
+        ("PerFrameFunctionalGroupsSequence", frame),
+    ):
+        items = value(ds, place)
+        if items is None or len(items) <= index:
+            continue
+        for name in GROUPS:
+            for item in value(items[index], name) or []:
+                _lay_flat(flat, name, item)
+        flat.NumberOfFrames = 1  # what is said of this frame is no longer said of a run
+    return flat
+
+
+def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
+    if name == "PixelIntensityRelationshipLUTSequence":
+        if "TO_LINEAR" in words(item, "LUTFunction"):
+            flat.ModalityLUTSequence = [item]
+        return
+    for element in item:
+        if element.keyword == "DistanceSourceToIsocenter":
+            flat.DistanceSourceToPatient = element.value
+        elif element.keyword == "FieldOfViewDimensionsInFloat":
+            flat.FieldOfViewDimensions = [round(float(x)) for x in np.atleast_1d(element.value)]
+        elif element.keyword:
+            flat.add(element)
+
+
+def modality_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Stored values through the Modality LUT's table, as float64; None where there is none.
+
+    Raises:
+        DicomError: a table that cannot be used.
+    """
+    if not value(header, "ModalityLUTSequence"):
+        return None
+    found = _through_table(header.ModalityLUTSequence[0], stored)
+    if found is None:
+        raise DicomError(
+            "the header has an unusable ModalityLUTSequence; export the image again, or pass its "
+            "values as a NumPy file"
+        )
+    return found
+
+
+def voi_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """Stored values through the first VOI LUT table; None where there is none that can be used.
+
+    Windows are no tables: they cut values off. The rescale slope comes before the table.
+    """
+    if not value(header, "VOILUTSequence"):
+        return None
+    slope, offset = numbers(header, "RescaleSlope", 1), numbers(header, "RescaleIntercept", 1)
+    rescaled = stored if slope is None or offset is None else np.rint(stored * slope + offset)
+    return _through_table(header.VOILUTSequence[0], rescaled)
+
+
+def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
+    """Values through a table (PS3.3 C.11.1.1); None if it is damaged.
+
+    LUTDescriptor: number of entries (0 for 65536), first value mapped, bits. Values beyond either
+    end take that end's entry.
+    """
+    descriptor, data = numbers(item, "LUTDescriptor", 3), value(item, "LUTData")
+    if descriptor is None or data is None:
+        return None
+    count, first, bits = (int(x) for x in descriptor)
+    first = first - 65536 if first > 32767 and values.min() < 0 else first
+    count = count or 65536
+    if isinstance(data, bytes):
+        wide = len(data) >= 2 * count
+        table = np.frombuffer(data, dtype="<u2" if wide else "u1")
+    else:
+        table = np.atleast_1d(np.array(data, dtype=np.float64))
+    if not 8 <= bits <= 16 or not 0 < count <= len(table):
+        return None
+    places = (values.astype(np.int64) - first).clip(0, count - 1)
+    return table[:count].astype(np.float64)[places]
