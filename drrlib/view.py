@@ -26,6 +26,9 @@ class View:
         start: Pose parameters eta [6] to look around, or several [s, 6], as far as a header or a
             person tells.
         notes: What a reader assumed or found, in plain sentences.
+        lines: Whether values are line integrals as a DRR has them. False for a picture of unknown
+            making, which tells what is denser than what lies beside it, or less dense: `register`
+            then compares in windows.
 
     Raises:
         ShapeError, ConfigError, GeometryError: what is wrong with which argument.
@@ -38,6 +41,7 @@ class View:
     pose: Numbers | None = None
     start: Numbers | None = None
     notes: tuple[str, ...] = ()
+    lines: bool = True
 
     def __post_init__(self):
         image, weights = check_images(self.image, self.carm, self.weights, "image")

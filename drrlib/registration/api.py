@@ -23,7 +23,7 @@ def register(
     volume: Volume,
     start: Numbers | None = None,
     *,
-    preset: str | Preset = "robust",
+    preset: str | Preset | None = None,
     search: tuple[float, float] = RANGE,
     free: Sequence[str] = (),
     loss: str | Callable = "zncc",
@@ -37,9 +37,12 @@ def register(
         volume: CT as attenuation.
         start: Pose parameters eta of the first view to search around, [6], or several [s, 6];
             None for what the first view knows.
-        preset: "robust" looks everywhere in the range and again where it is not sure, "fast"
-            tries less and stops at about 100 pixels across; "paper" is one start, one level and
-            250 steps of Adam without any search; or a `Preset`.
+        preset: "robust" looks everywhere in the range and again where it is not sure; "xray" does
+            so for pictures of unknown making: both images are normalised in windows, negatives
+            are found, and rays that leave the CT do not count; "fast" tries less and stops at
+            about 100 pixels across; "paper" is one start, one level and 250 steps of Adam without
+            any search; or a `Preset`. None for "robust", and for "xray" where a view says that its
+            values are no line integrals (`View.lines`).
         search: How far the pose may be from a start: each angle [rad] and each shift [mm].
         free: Lengths of the C-arm to find with the pose at the finest level: "sdd", "delx",
             "dely", "x0", "y0". One view holds their combination with the pose weakly: see
@@ -71,6 +74,8 @@ def register(
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
             raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
         return _as_in_the_paper(first, volume, start, loss, backend)
+    if preset is None:
+        preset = "robust" if all(view.lines for view in views) else "xray"
     relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
     prepared = Registration(
         volume, [v.carm for v in views], relatives=relatives, preset=preset, backend=backend
