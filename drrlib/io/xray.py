@@ -109,7 +109,9 @@ def read_xray(
         kept = kept > 0.999
         notes += ("distortion removed by the calibration",)
     weights = None if kept.all() else torch.from_numpy(kept.astype(np.float64))
-    return View(torch.from_numpy(image), device, weights, pose, start, notes, values == "line integrals")
+    return View(
+        torch.from_numpy(image), device, weights, pose, start, notes, values == "line integrals"
+    )
 
 
 def _read_dicom(path: Path, frame: int | str) -> _Grey:
