@@ -362,7 +362,7 @@ HOLE[3, 4] = math.nan
         (dict(start=NEAR.expand(1, 1, 6)), ShapeError, r"\[6\] or \[n, 6\]"),
         (dict(start=NEAR * math.nan), ConfigError, "start has NaN"),
         (dict(start=None, pose=None), ConfigError, "no start is given and the view knows none"),
-        (dict(preset="best"), ConfigError, "'best'; choose fast, robust, in `register` also paper"),
+        (dict(preset="best"), ConfigError, "'best'; choose fast, robust, xray, in `register` also paper"),
         (dict(loss="ssd"), ConfigError, "zncc"),
         (dict(search=(0.0, 60.0)), ConfigError, "search is"),
         (dict(search=(4.0, 60.0)), ConfigError, "up to pi"),
