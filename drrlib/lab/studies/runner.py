@@ -26,7 +26,7 @@ import torch
 
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, WorkerError
-from drrlib.progress import progress_bar
+from drrlib.progress import progress_bar, silent
 
 Work = Callable[[Mapping, Sequence[int]], pd.DataFrame]
 _log = logging.getLogger("drrlib.lab.studies")
@@ -186,7 +186,7 @@ def _timed(work: Work, config: Mapping, threads: int | None, versions: dict, spa
             "versions everywhere"
         )
     began, clock = time.time(), time.perf_counter()
-    with _limited(threads):
+    with _limited(threads), silent():
         table = work(config, span)
     if not isinstance(table, pd.DataFrame) or list(table.get("trial", ())) != list(span):
         raise ConfigError(
