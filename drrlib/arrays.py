@@ -38,9 +38,8 @@ def as_tensor(values: Numbers, name: str, dtype: torch.dtype | None = None) -> T
                 f"{name} is a {type(values).__name__} that is no array of numbers; expected a "
                 "tensor, an array, or a list of rows of one length"
             ) from error
-    if values.is_meta or values.layout != torch.strided:
-        kind = "without values" if values.is_meta else "in a sparse layout"
-        raise DtypeError(f"{name} is a tensor {kind}; expected a dense one on a device")
+    if values.layout != torch.strided:
+        raise DtypeError(f"{name} is a sparse tensor; expected a dense one: to_dense()")
     if values.is_complex():
         raise DtypeError(f"{name} has complex numbers; expected real ones")
     if dtype is None and not values.is_floating_point():

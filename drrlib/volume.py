@@ -49,8 +49,7 @@ class Volume:
     center: Numbers | None = None
 
     def __post_init__(self):
-        dense = isinstance(self.mu, Tensor) and not self.mu.is_meta
-        dense = dense and self.mu.layout == torch.strided
+        dense = isinstance(self.mu, Tensor) and self.mu.layout == torch.strided
         mu = self.mu if dense else _float32(self.mu, "mu")
         object.__setattr__(self, "mu", mu)
         if mu.ndim != 3 or mu.numel() == 0:

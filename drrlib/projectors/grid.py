@@ -39,7 +39,7 @@ class Grid:
     """
 
     def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Numbers):
-        if not isinstance(mu, Tensor) or mu.is_meta or mu.layout != torch.strided:
+        if not isinstance(mu, Tensor) or mu.layout != torch.strided:
             mu = as_tensor(mu, "mu", torch.float32)
         if mu.ndim not in (3, 4) or mu.numel() == 0:
             raise ShapeError(

@@ -203,7 +203,7 @@ def test_crop_and_downsample():
     for one, other in zip(whole, joined, strict=True):
         _close(other, one.unfold(1, 2, 2).unfold(2, 2, 2).mean(dim=(-2, -1)))
     for window in ((0, 0, 9, 1), (-1, 0, 2, 2), (0, 0, 0, 1), (0, 10, 1, 3)):
-        with pytest.raises(ConfigError, match="leaves the detector"):
+        with pytest.raises(ConfigError, match=r"leaves the detector|a whole number"):
             scan.crop(*window)
     with pytest.raises(ConfigError, match="divisor"):
         scan.downsample(3)

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from drrlib.errors import ConfigError, ShapeError
+from drrlib.errors import BackendError, ConfigError, ShapeError
 from drrlib.similarity import LOSSES, check_falls, get_loss, l2_loss, ncc, zncc, zncc_loss
 
 
@@ -216,3 +216,11 @@ def test_nan_weights_and_other_objects_are_refused():
         zncc(_image(0), _image(1), torch.full_like(_image(0), torch.nan))
     with pytest.raises(ConfigError, match="choose one of"):
         inspect.unwrap(get_loss)(["zncc"])
+
+
+@pytest.mark.parametrize("name", ["zncc", "mutual_information"])
+def test_a_second_derivative_raises(name):
+    loss, fixed = get_loss(name), torch.rand(1, 1, 9, 9).double()
+    moving = torch.rand(1, 1, 9, 9).double().requires_grad_()
+    with pytest.raises(BackendError, match="second derivative"):
+        torch.autograd.functional.hessian(lambda x: loss(fixed, x).sum(), moving)
