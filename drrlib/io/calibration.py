@@ -210,13 +210,18 @@ def _not_mayacam(path, why: str) -> ConfigError:
 
 
 def calibration_text(path: str | os.PathLike) -> str:
+    """A text file of bounded size.
+
+    Raises:
+        ConfigError: no such file, too large, or no text; names the file.
+    """
     path = Path(path)
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise ConfigError(
             f"{str(path)!r} is no file of at most {MAX_BYTES} bytes; expected a calibration"
         )
     try:
-        return path.readcalibration_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{str(path)!r} is no text; expected a calibration file") from None
 
