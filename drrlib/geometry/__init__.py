@@ -2,6 +2,15 @@
 
 from drrlib.geometry import se3
 from drrlib.geometry.carm import LENGTHS, CArm, Frame, Scalar
+from drrlib.geometry.conventions import (
+    from_diffdrr,
+    from_nanodrr,
+    to_deepdrr,
+    to_diffdrr,
+    to_nanodrr,
+    to_opencv,
+    to_xreg,
+)
 from drrlib.geometry.localizer import Geometry, ScanProjection
 from drrlib.geometry.metrics import PoseErrors, mpd, mrpd, mtre, pose_errors
 from drrlib.geometry.parameters import PARAMETERS, eta, to_degrees, to_radians
@@ -19,6 +28,8 @@ __all__ = [
     "ScanProjection",
     "check_rigid",
     "eta",
+    "from_diffdrr",
+    "from_nanodrr",
     "inverse",
     "mpd",
     "mrpd",
@@ -28,8 +39,13 @@ __all__ = [
     "se3",
     "so3_exp",
     "so3_log",
+    "to_deepdrr",
     "to_degrees",
+    "to_diffdrr",
+    "to_nanodrr",
+    "to_opencv",
     "to_radians",
+    "to_xreg",
     "transform_points",
     "write_tfm",
 ]

@@ -23,7 +23,6 @@ from drrlib.io.calibration import (
     calibration_from_krt,
     calibration_from_matrix,
     read_mayacam,
-    read_rtk_geometry,
     with_common_isocenter,
 )
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
@@ -36,6 +35,7 @@ from drrlib.io.localizer_header import localizer_from_dicom
 from drrlib.io.mesh import read_mesh
 from drrlib.io.metaimage_nrrd import read_metaimage_nrrd
 from drrlib.io.nifti import read_nifti
+from drrlib.io.rtk import read_rtk_geometry
 from drrlib.io.tiff_stack import read_tiff_stack
 from drrlib.io.xray import read_xray
 

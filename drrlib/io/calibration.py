@@ -19,7 +19,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -179,7 +178,7 @@ def read_mayacam(path: str | os.PathLike, **others) -> Calibration:
         ConfigError: no such file, or none of that form; names the file.
         GeometryError: numbers that are no camera; names the file.
     """
-    text = _text(path)
+    text = calibration_text(path)
     wanted = {"image size": 2, "camera matrix": 9, "rotation": 9, "translation": 3}
     found: dict[str, list[float]] = {}
     section = None
@@ -197,7 +196,7 @@ def read_mayacam(path: str | os.PathLike, **others) -> Calibration:
             raise _not_mayacam(path, f"{len(found.get(name, []))} numbers under {name!r}")
     width, height = (int(x) for x in found["image size"])
     k, r = (np.reshape(found[n], (3, 3)) for n in ("camera matrix", "rotation"))
-    return _naming(
+    return naming(
         path, lambda: calibration_from_krt(k, r, found["translation"], (height, width), **others)
     )
 
@@ -210,7 +209,12 @@ def _not_mayacam(path, why: str) -> ConfigError:
     )
 
 
-def _text(path: str | os.PathLike) -> str:
+def calibration_text(path: str | os.PathLike) -> str:
+    """A text file of bounded size.
+
+    Raises:
+        ConfigError: no such file, too large, or no text; names the file.
+    """
     path = Path(path)
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise ConfigError(
@@ -222,103 +226,12 @@ def _text(path: str | os.PathLike) -> str:
         raise ConfigError(f"{str(path)!r} is no text; expected a calibration file") from None
 
 
-def _naming(path, make):
+def naming(path, make):
     """What `make` returns; its errors name the file."""
     try:
         return make()
     except DrrlibError as error:
         raise type(error)(f"{os.fspath(path)!r}: {error}") from None
-
-
-def read_rtk_geometry(
-    path: str | os.PathLike,
-    size: tuple[int, int],
-    spacing: tuple[float, float],
-    origin: tuple[float, float] | None = None,
-) -> list[Calibration]:
-    """Every projection of an RTK geometry file (RTKThreeDCircularGeometry, .xml).
-
-    The world is that of the reconstructed volume's file: RTK's rotation axis is its y.
-
-    Args:
-        path: The geometry.
-        size: (height, width) of the projections, which the file does not tell.
-        spacing: (row, column) spacing of the projections [mm].
-        origin: Position (x, y) of the centre of pixel (0, 0) [mm] as in the projections' header;
-            None if their middle is at 0.
-
-    Raises:
-        ConfigError: no such file, or no RTK geometry; names the file.
-        GeometryError: a projection that is no cone beam; names the file.
-    """
-    text = _text(path)
-    if "<!ENTITY" in text:
-        raise ConfigError(f"{os.fspath(path)!r} defines XML entities; expected plain numbers")
-    try:
-        root = ElementTree.fromstring(text)
-        shared = _rtk_numbers(root)
-        steps = [shared | _rtk_numbers(node) for node in root.iter("Projection")]
-    except (ElementTree.ParseError, ValueError):
-        steps = []
-    if not steps:
-        raise ConfigError(
-            f"{os.fspath(path)!r} is no RTK geometry; expected the XML that "
-            "rtk::ThreeDCircularProjectionGeometryXMLFileWriter writes, with a <Projection> each"
-        )
-    (height, width), (dely, delx) = size, spacing
-    if origin is None:
-        origin = (-0.5 * (width - 1) * delx, -0.5 * (height - 1) * dely)
-    return [_naming(path, lambda s=s: _rtk_camera(s, size, (dely, delx), origin)) for s in steps]
-
-
-def _rtk_numbers(node) -> dict[str, float]:
-    plain = [n for n in node if n.tag not in ("Projection", "Matrix") and len(n) == 0 and n.text]
-    return {n.tag: float(n.text) for n in plain if n.text.strip()}
-
-
-def _rtk_camera(values: dict, size, spacing, origin) -> Calibration:
-    """RTK's chain of matrices, from the parameters of one projection [mm, degrees].
-
-    Source: RTK, rtkThreeDCircularProjectionGeometry: M = translation x magnification x source
-    translation x rotation, the rotation being Z X Y by (-in-plane, -out-of-plane, -gantry).
-    """
-
-    def get(*names: str) -> float:
-        return next((values[n] for n in names if n in values), 0.0)
-
-    sid = get("SourceToIsocenterDistance", "SID")
-    sdd = get("SourceToDetectorDistance", "SDD")
-    if not 0 < sid < sdd:
-        raise GeometryError(
-            f"SourceToIsocenterDistance {sid:g} and SourceToDetectorDistance {sdd:g} mm; expected "
-            "0 < the former < the latter (parallel beams have no source)"
-        )
-    if any(values.get(n) for n in ("RadiusCylindricalDetector",)):
-        raise GeometryError("the detector is a cylinder; expected a flat one")
-    source = (get("SourceOffsetX"), get("SourceOffsetY"))
-    shift = (get("ProjectionOffsetX"), get("ProjectionOffsetY"))
-    x, y, z = (
-        torch.tensor(np.deg2rad(-get(n)), dtype=torch.float64)
-        for n in ("OutOfPlaneAngle", "GantryAngle", "InPlaneAngle")
-    )
-    rotation = torch.eye(4, dtype=torch.float64)
-    rotation[:3, :3] = _about(2, z) @ _about(0, x) @ _about(1, y)
-    moved = torch.eye(4, dtype=torch.float64)
-    moved[:2, 3] = -torch.tensor(source, dtype=torch.float64)
-    magnify = torch.tensor([[-sdd, 0, 0, 0], [0, -sdd, 0, 0], [0, 0, 1, -sid]], dtype=torch.float64)
-    on_detector = torch.eye(3, dtype=torch.float64)
-    on_detector[:2, 2] = torch.tensor(source, dtype=torch.float64) - torch.tensor(shift).double()
-    pixels = torch.eye(3, dtype=torch.float64)
-    for q in range(2):
-        pixels[q, q] = 1 / spacing[1 - q]
-        pixels[q, 2] = -origin[q] / spacing[1 - q]
-    # From behind the source to in front of it; x and y grow along columns and rows.
-    matrix = -(pixels @ on_detector @ magnify @ moved @ rotation)
-    return calibration_from_matrix(matrix, size, delx=spacing[1], sod=sid, pixel_centers="integer")
-
-
-def _about(axis: int, angle: Tensor) -> Float[Tensor, "3 3"]:
-    return so3_exp(angle * torch.eye(3, dtype=torch.float64)[axis])
 
 
 def with_common_isocenter(calibrations: Sequence[Calibration]) -> list[Calibration]:

@@ -190,13 +190,15 @@ def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
             raise ConfigError(f"{sorted(geometry)} come with carm; expected one of both")
     if grey.header is None:
         return carm, pose, None, ()
+    by_hand = set(geometry) & set(ANGLES)
     if carm is not None:
-        geometry = {n: float(getattr(carm, n)) for n in LENGTHS} | geometry
+        known = {n: float(getattr(carm, n)) for n in LENGTHS} | {"flipped": carm.flipped}
+        geometry = known | geometry
     try:
         device, start = start_from_dicom(grey.header, frame=grey.frame, **geometry)
         return carm or device, pose, start, ()
     except DicomError as error:
-        if set(geometry) & set(ANGLES):
+        if by_hand:
             raise
         if carm is not None:
             return carm, pose, None, (f"no start: {error}",)
