@@ -362,7 +362,11 @@ HOLE[3, 4] = math.nan
         (dict(start=NEAR.expand(1, 1, 6)), ShapeError, r"\[6\] or \[n, 6\]"),
         (dict(start=NEAR * math.nan), ConfigError, "start has NaN"),
         (dict(start=None, pose=None), ConfigError, "no start is given and the view knows none"),
-        (dict(preset="best"), ConfigError, "'best'; choose fast, robust, xray, in `register` also paper"),
+        (
+            dict(preset="best"),
+            ConfigError,
+            "'best'; choose fast, robust, xray, in `register` also paper",
+        ),
         (dict(loss="ssd"), ConfigError, "zncc"),
         (dict(search=(0.0, 60.0)), ConfigError, "search is"),
         (dict(search=(4.0, 60.0)), ConfigError, "up to pi"),
@@ -426,7 +430,7 @@ def test_bad_input_of_a_batch_is_named(volume):
 
 def test_a_preset_that_tries_nothing_is_refused():
     with pytest.raises(ConfigError, match="rotations, rounds of the preset"):
-        Preset(0, 6, 30, 2, (), (5,), finest=100, attempts=1)
+        Preset(0, 6, 30, (2, 1), ((), (5,)), finest=100, attempts=1)
 
 
 # --- on a GPU

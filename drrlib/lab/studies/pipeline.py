@@ -22,7 +22,6 @@ from drrlib.lab.studies.registration import pose_columns, with_noise
 from drrlib.optimize import CmaEs, Objective, lowest
 from drrlib.registration import (
     PAPER,
-    PRESETS,
     Levels,
     Registration,
     Schedule,
@@ -163,7 +162,7 @@ METHODS: Mapping[str, Callable] = MappingProxyType(
         "many starts": partial(_descents, count=_STARTS),
         "levels": _levels,
         "levels, LM": partial(_levels, squares=True),
-        **{name: partial(_preset, name=name) for name in PRESETS},
+        **{name: partial(_preset, name=name) for name in ("fast", "robust")},
         "CMA-ES": _cma_es,
     }
 )
