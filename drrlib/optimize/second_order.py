@@ -178,20 +178,20 @@ def _regressed(moving, jacobian, fixed, weights, sight):
 
 
 def covariance(
-    sights: Sequence[Sight], linear: Sequence[Linear], block: int = _BLOCK
+    sights: Sequence[Sight], linear: Sequence[Linear], side: int = _BLOCK
 ) -> Float[Tensor, "m n n"]:
     """Covariance of the parameters from what is left of the image: the sandwich H^-1 M H^-1.
 
     M sums the outer products of each block's part of the gradient, so noise may differ from place
-    to place and be correlated within blocks of pixels (8 x 8), as blur, scatter or an instrument
-    make it. What moves the optimum as a whole, such as wrong intrinsics, is not in it.
+    to place and be correlated within blocks of `side` x `side` pixels, as blur, scatter or an
+    instrument make it. What moves the optimum as a whole, such as wrong intrinsics, is not in it.
     """
     meat = curvature = 0.0
     for sight, one in zip(sights, linear, strict=True):
         residual, jacobian = residuals(sight, one)
         part = jacobian * residual[..., None]
         part = part.unflatten(1, sight.fixed.shape[-2:]).permute(0, 3, 1, 2)
-        size = min(block, *sight.fixed.shape[-2:])
+        size = min(side, *sight.fixed.shape[-2:])
         block = avg_pool2d(part, size, ceil_mode=True, divisor_override=1).flatten(2).double()
         meat = meat + (block @ block.mT).cpu()
         curvature = curvature + _times(jacobian, jacobian).cpu()

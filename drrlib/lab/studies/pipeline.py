@@ -116,10 +116,10 @@ def _levels(task: Task, squares: bool = False):
     """Many starts at the coarsest level, the best few at the finer ones."""
     drr = task.drr
     levels = Levels(drr.volume, [drr.carm], [torch.eye(4)], drr.backend)
-    images, loss = [task.fixed.double()], get_loss(task.loss)
+    images, measure = [task.fixed.double()], get_loss(task.loss)
 
     def objective(level: int) -> Objective:
-        return Objective(levels.sights(level, images, [None]), loss)
+        return Objective(levels.sights(level, images, [None]), measure)
 
     def best(eta: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
         return lowest(
