@@ -44,6 +44,10 @@ class View:
     lines: bool = True
 
     def __post_init__(self):
+        if not isinstance(self.carm, Geometry):
+            raise ConfigError(
+                f"carm is a {type(self.carm).__name__}; expected a CArm, or a ScanProjection"
+            )
         image, weights = check_images(self.image, self.carm, self.weights, "image")
         if len(image) != 1:
             raise ShapeError(f"image has shape {tuple(image.shape)}; expected one, [height, width]")
@@ -82,8 +86,6 @@ class View:
         Raises:
             ConfigError: fewer than one pixel.
         """
-        if min(height, width) < 1:
-            raise ConfigError(f"got {height} x {width} pixels; expected at least one")
         pool = torch.nn.functional.adaptive_avg_pool2d
         size = (height, width)
         carm = self.carm.resize(height, width)
