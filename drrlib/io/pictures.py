@@ -76,9 +76,24 @@ def _read_numpy(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     return values.astype(values.dtype.newbyteorder("=")), ()
 
 
-def _read_pillow(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    from PIL import Image  # only where a picture is read
+def pillow():
+    """The modules Image and ImageDraw of Pillow, imported only where one is needed.
 
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        raise ConfigError(
+            "pictures and the polygons of shutters need Pillow, which is not installed; "
+            "pip install pillow, or drrlib[lab]"
+        ) from None
+    return Image, ImageDraw
+
+
+def _read_pillow(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    Image, _ = pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

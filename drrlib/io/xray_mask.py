@@ -18,6 +18,7 @@ from scipy.spatial import ConvexHull
 from drrlib import regions
 from drrlib.errors import ConfigError
 from drrlib.io.dicom_tags import stated_numbers, words
+from drrlib.io.pictures import pillow
 
 _RIM = 0.02  # of the image's size: as far from anything seen, the open field is open
 _LETTER = 0.0015  # of the image's area: the largest letter
@@ -178,10 +179,9 @@ def _shape(header, name: str, shape: str, size: tuple[int, int]) -> np.ndarray |
 
 
 def _polygon(corners: list[tuple[float, float]], size: tuple[int, int]) -> np.ndarray | None:
-    from PIL import Image, ImageDraw
-
     if len(corners) < 3:
         return None
+    Image, ImageDraw = pillow()
     drawn = Image.new("1", (size[1], size[0]))
     ImageDraw.Draw(drawn).polygon([(x - 1, y - 1) for x, y in corners], fill=1, outline=1)
     return np.asarray(drawn)

@@ -20,12 +20,12 @@ from drrlib.similarity import LINE, Loss, Model, normalise, zncc_loss
 # Central differences move each angle and each translation by this much either way.
 FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
 # Less than this part of the X-ray image costs so much a part.
-_SCANT, _PRICE = 0.08, 0.5
+SCANT, _PRICE = 0.08, 0.5
 
 
-def scant(share: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+def scant(share: Float[Tensor, " m"], least: float) -> Float[Tensor, " m"]:
     """What a pose costs from which so little of the image can be explained, added to its loss."""
-    return _PRICE * (_SCANT - share).clamp_min(0)
+    return _PRICE * (least - share).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Sight:
             by scale and offset, the loss is 1 - ZNCC; else half the part of the image's variance
             that a regression leaves.
         seen: Poses of this camera [m, 4, 4] -> part of each weight that counts there [m, 1, h, w].
+        least: Where `seen` leaves less than this part of the image, the pose costs more; 0 where it
+            is one bone among others that is looked for, which covers little anyway.
     """
 
     drr: DRR
@@ -54,6 +56,7 @@ class Sight:
     freed: Callable[[Tensor], Geometry] | None = None
     grey: Model = LINE
     seen: Callable[[Tensor], Tensor] | None = None
+    least: float = SCANT
 
     def left(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"] | None:
         """What is left of weights at each row of parameters; None for all."""
@@ -84,7 +87,7 @@ class Sight:
         share = weights.mean(dim=(1, 2, 3))
         if self.weights is not None:
             share = share / self.weights.mean(dim=(1, 2, 3)).clamp_min(1e-12)
-        return found + scant(share)
+        return found + scant(share, self.least)
 
     def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
         """Images, without history."""

@@ -28,6 +28,7 @@ def register(
     free: Sequence[str] = (),
     loss: str | Callable = "zncc",
     backend: str = "auto",
+    only: bool = False,
 ) -> RegistrationResult:
     """Find the pose of an X-ray image, and say how sure it is.
 
@@ -51,6 +52,8 @@ def register(
             name of `similarity.LOSSES` or a function (fixed, moving, weights) -> [n], by Adam
             alone.
         backend: As in `DRR`.
+        only: Whether the volume is one bone, or an implant, among others that the images show:
+            then only pixels count that its image covers, and a few beside, by preset "xray".
 
     Returns:
         The pose of the best place. `converged` is False where another place fits nearly as well,
@@ -75,10 +78,16 @@ def register(
             raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
         return _as_in_the_paper(first, volume, start, loss, backend)
     if preset is None:
-        preset = "robust" if all(view.lines for view in views) else "xray"
+        lines = all(view.lines for view in views) and not only
+        preset = "robust" if lines else "xray"
     relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
     prepared = Registration(
-        volume, [v.carm for v in views], relatives=relatives, preset=preset, backend=backend
+        volume,
+        [v.carm for v in views],
+        relatives=relatives,
+        preset=preset,
+        backend=backend,
+        only=only,
     )
     found = prepared(
         [v.image for v in views],

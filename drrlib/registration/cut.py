@@ -1,16 +1,25 @@
-"""Where the CT ends: rays that would meet the body beyond it show what no pose explains.
+"""Rays that show what no pose explains: past the ends of the CT, and past one bone among others.
 
 A CT covers a part of the patient, an X-ray image goes on past it. Rays through the ends of the
 volume are lit by anatomy that the DRR lacks, and a registration that compares them slides along
 the body. Nobody knows that anatomy, but it is plain where it lies: the tissue on a face of the
 volume goes on behind it. So the faces are continued, coarsely, into an empty volume around the
 CT, and a ray loses its weight by how much of that it meets. The weight follows the pose.
+
+Where the volume is one bone, or an implant, and the X-ray image shows more, only the rays that meet
+it count, and those a little beside its outline.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate, pad
+from torch.nn.functional import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    interpolate,
+    max_pool2d,
+    pad,
+)
 
 from drrlib.drr import DRR
 from drrlib.geometry import Geometry
@@ -22,6 +31,9 @@ _TISSUE = 0.3  # part of water's attenuation; less is air, a blanket, or a table
 _MEETS = 0.08  # a ray through so much of the body beyond [-], 4 mm of water, loses most weight
 _LEAST = 0.01  # and keeps this: where every ray meets the body beyond, all count alike
 _ACROSS = 50  # pixels across the image of it, at most
+# Of one bone: a ray that meets this part of what the densest one does; pixels beside the outline
+# that count, too; what the others keep.
+_LIT, _BESIDE, _ELSE = 0.05, 4, 0.005
 
 
 def continued(volume: Volume) -> Volume | None:
@@ -76,3 +88,28 @@ class Beyond:
         if self.binning > 1:
             left = interpolate(left, scale_factor=self.binning, mode="bilinear")
         return left[..., : self.size[0], : self.size[1]]
+
+
+class Covered:
+    """As `Beyond`, for one bone among others: the pixels that its image covers, and a few beside.
+
+    Args:
+        drr: Renderer of the bone.
+        geometry: The camera whose pixels are weighed.
+        beyond: Of the same camera, where the bone is cut; None where it is whole.
+    """
+
+    def __init__(self, drr: DRR, geometry: Geometry, beyond: Beyond | None = None):
+        self.drr, self.beyond = drr.with_carm(geometry), beyond
+
+    def with_carm(self, geometry: Geometry) -> "Covered":
+        return Covered(self.drr, geometry, self.beyond and self.beyond.with_carm(geometry))
+
+    def __call__(self, pose: Float[Tensor, "m 4 4"]) -> Float[Tensor, "m 1 h w"]:
+        """Parts of each weight that are left at poses of this camera, without history."""
+        frames, _ = self.drr.frames(pose.detach())
+        image = self.drr.march(frames).image
+        lit = image > _LIT * image.amax(dim=(1, 2, 3), keepdim=True)
+        near = max_pool2d(lit.to(image), 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
+        left = near.clamp_min(_ELSE)
+        return left if self.beyond is None else left * self.beyond(pose)

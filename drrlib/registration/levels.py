@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, pad
 from drrlib.drr import DRR
 from drrlib.geometry import Geometry
 from drrlib.optimize import Sight
-from drrlib.registration.cut import Beyond, continued
+from drrlib.registration.cut import Beyond, Covered, continued
 from drrlib.similarity import Model
 from drrlib.volume import Volume
 
@@ -69,6 +69,8 @@ class Levels:
         relatives: Pose of each camera seen from the first; the first is not looked at.
         backend: As in `DRR`.
         finest: Pixels across the detector that are enough; None for all.
+        only: Whether the volume is one bone among others that the images show. The coarsest level
+            then has about as many pixels across the bone as else across the detector.
     """
 
     def __init__(
@@ -78,9 +80,14 @@ class Levels:
         relatives: Sequence[Tensor],
         backend: str = "auto",
         finest: int | None = None,
+        only: bool = False,
     ):
-        self.cameras, self.relatives = tuple(cameras), tuple(relatives)
+        self.cameras, self.relatives, self.only = tuple(cameras), tuple(relatives), only
         self.halvings = [halvings(c) for c in cameras]
+        if only:
+            extent = float((volume.spacing * volume.spacing.new_tensor(volume.shape)).max())
+            most = [int(math.log2(max(extent / c.pixel / SMALLEST, 1))) for c in cameras]
+            self.halvings = [min(pair) for pair in zip(self.halvings, most, strict=True)]
         last = max(self.halvings)
         if finest is not None:
             across = max(min(c.height, c.width) for c in cameras)
@@ -115,6 +122,14 @@ class Levels:
     def renderer(self, view: int, level: int) -> DRR:
         return self._drr[level].with_carm(self.camera(view, level))
 
+    def _seen(self, view: int, level: int) -> dict:
+        """Which rays count, as entries of a Sight."""
+        camera = self.camera(view, level)
+        beyond = None if self._around is None else Beyond(self._around, camera)
+        if self.only:
+            return dict(seen=Covered(self._drr[level], camera, beyond), least=0.0)
+        return {} if beyond is None else dict(seen=beyond)
+
     def lengths(self, free: Sequence[str], values: Float[Tensor, " n"]) -> dict[str, Tensor]:
         """Freed lengths by name, kept where a C-arm can have them: a step may go too far."""
         carm = self.cameras[0]
@@ -142,8 +157,7 @@ class Levels:
             others = dict(first=self.cameras[0], relative=self.relatives[k]) if k else {}
             if window:
                 others["grey"] = Model(window=window)
-                if self._around is not None:
-                    others["seen"] = Beyond(self._around, self.camera(k, level))
+                others |= self._seen(k, level)
             if free:
 
                 def freed(values: Tensor, camera=camera, binning=binning) -> Geometry:

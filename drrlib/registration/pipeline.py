@@ -83,6 +83,7 @@ class Registration:
         relatives: Of several cameras, the pose of each seen from the first one, [4, 4] each.
         preset: "fast", "robust", or a `Preset`.
         backend: As in `DRR`.
+        only: As in `register`.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Registration:
         relatives: Sequence[Numbers] | None = None,
         preset: str | Preset = "robust",
         backend: str = "auto",
+        only: bool = False,
     ):
         cameras = list(carm) if isinstance(carm, Sequence) else [carm]
         poses = [torch.eye(4)] if relatives is None else relatives
@@ -102,8 +104,10 @@ class Registration:
             )
         poses = [as_tensor(x, "relatives", torch.float64).detach().cpu() for x in poses]
         self.preset = get_preset(preset)
+        if only and not self.preset.window:
+            raise ConfigError('only=True compares in windows; expected preset "xray" or a window')
         self.volume, self.carm = volume, cameras[0]
-        self.levels = Levels(volume, cameras, poses, backend, self.preset.finest)
+        self.levels = Levels(volume, cameras, poses, backend, self.preset.finest, only)
         self._points = volume.targets
         finest = self.levels.camera(0, self.levels.last)
         large = min(finest.height, finest.width) >= _SMALL
@@ -266,7 +270,8 @@ class Registration:
         shift = result.eta[3:] - start[:, 3:]
         outside = beyond(self._pose(start), result.pose, shift, task.search)
         windows = places.objective.sights[0].grey.window > 0
-        how = (result.loss, result.kept, gap, result.target_sd, outside, windows)
+        kept = 1.0 if self.levels.only else result.kept
+        how = (result.loss, kept, gap, result.target_sd, outside, windows)
         converged, reason = judge(*how)
         if result.inverted:
             reason += ", with the image inverted"

@@ -139,7 +139,7 @@ def refine(
     if grey.window:
         kept = [_left(*x) for x in zip(each.sights, shown, strict=True)]
         kept = torch.stack(kept).mean(dim=0)
-        misfits = loss = loss + scant(kept)
+        misfits = loss = loss + scant(kept, each.sights[0].least)
     else:
         weighted, fits = reweighed(each, [one.image for one in shown])
         kept = [

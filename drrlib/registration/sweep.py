@@ -7,6 +7,7 @@ shift by zero-normalised cross-correlation of what both images show.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import scipy.fft
@@ -14,11 +15,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from drrlib.drr import DRR
 from drrlib.geometry import so3_exp
 from drrlib.optimize import Sight
 from drrlib.similarity import normalise
 
-_SCANT = 0.05  # less of the fixed image in common is no comparison
+# Less than this part in common is no comparison: of the fixed image; of one bone's image.
+_SCANT, _SCANT_OF_ONE = 0.05, 0.4
+_AT_ONCE = 2_000_000  # pixels whose spectra are held at once
 
 
 class Sweep(NamedTuple):
@@ -65,34 +69,24 @@ def sweep(
         shift: Largest shift parallel to the detector [mm, at the isocentre].
         inverted: Whether to look for the negative of each image, too; n is twice as many then.
     """
-    drr, carm, grey = sight.drr, sight.drr.carm, sight.grey
+    drr, carm = sight.drr, sight.drr.carm
     slender = float(carm.dely) / float(carm.delx)
     pad = [math.ceil(shift / (carm.pixel * size)) for size in (slender, 1.0)]
     wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
     base = drr.pose(start)[:, None]  # [t, 1, 4, 4]
     poses = _turned(base, moves.to(base), float(carm.sod))
-    wide_drr = drr.with_carm(wide)
-    seen = None if sight.seen is None else sight.seen.with_carm(wide)
-    found = []
-    for t, pose in enumerate(poses):
-        moving = wide_drr(pose).detach()[:, 0]
-        fixed, weights = sight.fixed[t, 0].to(moving), torch.ones_like(sight.fixed[t, 0])
-        if sight.weights is not None:
-            weights = sight.weights[t, 0].to(moving)
-        left = torch.ones_like(moving) if seen is None else seen(pose)[:, 0]
-        if grey.window:
-            fixed = normalise(fixed[None], weights[None], grey.window).value[0]
-            moving = normalise(moving, left, grey.window).value
-        likeness = correlate(fixed, weights, moving, left)
-        for sign in (1, -1)[: 1 + inverted]:
-            best = (sign * likeness).flatten(1).max(dim=1)
-            row = best.indices // likeness.shape[2] - pad[0]
-            column = best.indices % likeness.shape[2] - pad[1]
-            eta = carm.eta(carm.looking_at(pose, row, column), drr.volume.center)
-            found.append((eta, best.values.double().cpu()))
+    sight_of = _Wide(
+        drr.with_carm(wide), None if sight.seen is None else sight.seen.with_carm(wide), pad
+    )
+    at_once = max(1, _AT_ONCE // (wide.height * wide.width))
+    found = [
+        [_best_shifts(sight, t, sight_of, some, inverted) for some in pose.split(at_once)]
+        for t, pose in enumerate(poses)
+    ]
+    # [image, part of the poses, (eta, likeness)] of [signs, poses, ...] each
     eta, likeness = (
-        torch.stack(x).unflatten(0, (len(poses), -1)).flatten(1, 2)
-        for x in zip(*found, strict=True)
+        torch.stack([torch.cat([part[k] for part in one], dim=1).flatten(0, 1) for one in found])
+        for k in (0, 1)
     )
     negative = torch.arange(eta.shape[1]) >= len(moves)
     cost = wide.height * wide.width / (carm.height * carm.width)
@@ -100,17 +94,47 @@ def sweep(
     return Sweep(eta, likeness, negative.expand_as(likeness), renders)
 
 
+class _Wide(NamedTuple):
+    """The detector with room for every shift: renderer, weights, and pixels added on each side."""
+
+    drr: DRR
+    seen: Callable[[Tensor], Tensor] | None
+    pad: list[int]
+
+
+def _best_shifts(sight: Sight, t: int, wide: _Wide, pose, inverted: bool):
+    """For each sign and pose: eta at the best shift, and its likeness."""
+    moving, carm, grey = wide.drr(pose).detach()[:, 0], sight.drr.carm, sight.grey
+    fixed, weights = sight.fixed[t, 0].to(moving), torch.ones_like(sight.fixed[t, 0])
+    if sight.weights is not None:
+        weights = sight.weights[t, 0].to(moving)
+    left = torch.ones_like(moving) if wide.seen is None else wide.seen(pose)[:, 0]
+    if grey.window:
+        fixed = normalise(fixed[None], weights[None], grey.window).value[0]
+        moving = normalise(moving, left, grey.window).value
+    likeness = correlate(fixed, weights, moving, left, of_one=sight.least == 0)
+    found = []
+    for sign in (1, -1)[: 1 + inverted]:
+        best = (sign * likeness).flatten(1).max(dim=1)
+        row = best.indices // likeness.shape[2] - wide.pad[0]
+        column = best.indices % likeness.shape[2] - wide.pad[1]
+        eta = carm.eta(carm.looking_at(pose, row, column), sight.drr.volume.center)
+        found.append((eta, best.values.double().cpu()))
+    return tuple(torch.stack(x) for x in zip(*found, strict=True))
+
+
 def correlate(
     fixed: Float[Tensor, "h w"],
     weights: Float[Tensor, "h w"],
     moving: Float[Tensor, "n H W"],
     left: Float[Tensor, "n H W"],
+    of_one: bool = False,
 ) -> Float[Tensor, "n dy dx"]:
     """ZNCC of a fixed image and every window of its size in each moving image, both weighted.
 
     Times the root of the part of the fixed image's weight that the moving image's weights leave,
-    so that a few pixels in common are no likeness. Source: Padfield 2012,
-    doi:10.1109/TIP.2011.2181402.
+    so that a few pixels in common are no likeness; `of_one` bone, of the part of its own weight.
+    Source: Padfield 2012, doi:10.1109/TIP.2011.2181402.
     """
     size = [scipy.fft.next_fast_len(n, real=True) for n in moving.shape[-2:]]
     rows, columns = (a - b + 1 for a, b in zip(moving.shape[-2:], fixed.shape, strict=True))
@@ -133,9 +157,9 @@ def correlate(
     energy = energy * (windows(0, 2) - total * mean_fixed.square()).clamp_min(0)
     # A window of air has no contrast; rounding must not make it look alike.
     floor = 1e-3 * energy.amax(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-15)
-    share = total / weights.sum()
+    share = total / (left.sum(dim=(1, 2), keepdim=True) if of_one else weights.sum())
     likeness = common / energy.sqrt().maximum(floor) * share.clamp(0, 1).sqrt()
-    return torch.where(share > _SCANT, likeness, 0.0)
+    return torch.where(share > (_SCANT_OF_ONE if of_one else _SCANT), likeness, 0.0)
 
 
 def _turned(base, moves, sod: float):

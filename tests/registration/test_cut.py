@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from drrlib.drr import DRR
+from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, mtre
 from drrlib.lab.phantoms import skull
 from drrlib.registration import PRESETS, Levels, register
@@ -87,3 +89,34 @@ def test_levels_see_the_end_only_with_a_window():
     image = torch.rand(1, 1, 64, 64, dtype=torch.float64)
     assert levels.sights(0, [image], [None])[0].seen is None
     assert levels.sights(0, [image], [None], window=2.5)[0].seen is not None
+
+
+def _bone(seed, side=0.0):
+    """A lump of uneven bone 70 mm long, `side` mm to the left."""
+    noise = torch.randn(1, 1, 8, 8, 14, generator=torch.Generator().manual_seed(seed))
+    lump = interpolate(noise, (24, 24, 40), mode="trilinear")[0, 0]
+    x, y, z = (torch.linspace(-1, 1, n) for n in lump.shape)
+    inside = x[:, None, None] ** 2 + y[:, None] ** 2 + z**2 < 0.8
+    affine = torch.diag(torch.tensor([1.8, 1.8, 1.8, 1.0]))
+    affine[:3, 3] = torch.tensor([side - 21.0, -21.0, -36.0])
+    return Volume(torch.where(inside, 0.02 + 0.03 * lump.clamp(0, 2), 0.0), affine.double())
+
+
+def test_one_bone_among_others():
+    """Two bones in the image, and the CT of one: only what it covers counts."""
+    carm = CArm.square(1020.0, 700.0, 96, 300.0)
+    bone, other = _bone(1), _bone(2, side=45.0)
+    eta = torch.tensor([0.1, 0.2, -0.1, 3.0, -4.0, 5.0], dtype=torch.float64)
+    pose = carm.pose(eta, bone.center)
+    lines = sum(DRR(v, carm)(pose[None])[0, 0] for v in (bone, other))
+    start = eta + torch.tensor([0.1, -0.15, 0.1, 6, -8, 10]).double()
+    quick = dataclasses.replace(PRESETS["xray"], attempts=1, rotations=64, kept=6, steps=25)
+    known = dict(search=(0.3, 20.0), preset=quick)
+    found = register(View(lines, carm), bone, start, only=True, **known)
+    error = found.compare(pose)
+    assert error.parts.in_plane < 0.5 and error.mtre < 2 * found.target_sd, found
+    assert found.kept < 0.15 and "explains" not in found.reason
+    with pytest.raises(ConfigError, match="only=True compares in windows"):
+        register(View(lines, carm), bone, start, only=True, preset="robust")
+    levels = Levels(bone, [carm], [torch.eye(4)], only=True)
+    assert carm.height / levels.binning(0, 0) > 24  # as fine as the bone is small
