@@ -5,6 +5,9 @@ the CT move the optimum, and smoothly so that residuals hardly show it. But they
 of the image otherwise than in another, and at one scale otherwise than at another. So the pose is
 asked for again: from either half of a checkerboard, and from windows of twice the width. All of
 that is one Gauss-Newton step from what the last march showed, without another image.
+
+That a length is off, or an edge blurred, looks like another depth and shows in none of these. So
+the depth from one view is never stated more exactly than lengths are known.
 """
 
 from collections.abc import Sequence
@@ -21,24 +24,32 @@ _BLOCKS = 5  # of correlated residuals across the image
 _FIELDS = 10  # of the checkerboard across the image
 # Standard deviations of the three, in units of what each shows; fitted on simulated X-ray images.
 _NOISE, _HALVES, _WIDER = 3.0, 1.5, 1.0
+_LENGTHS = 3e-4  # part of a length by which it may be off
 
 
-def doubt(sights: Sequence[Sight], linear: Sequence[Linear]) -> Float[Tensor, "m n n"]:
+def doubt(
+    sights: Sequence[Sight], linear: Sequence[Linear], parameters: Float[Tensor, "m n"]
+) -> Float[Tensor, "m n n"]:
     """Covariance of the parameters, from residuals and from how far other measures would move them.
 
     Args:
         sights: The views, normalised in windows.
         linear: What they show at the poses.
+        parameters: Of the poses, and freed lengths after them.
     """
     block = max(1, min(sights[0].fixed.shape[-2:]) // _BLOCKS)
     total = _NOISE**2 * covariance(sights, linear, block)
     halves = [_half_steps(sights, linear, odd) for odd in (False, True)]
     wider = [replace(s, grey=Model(window=2 * s.grey.window)) for s in sights]
     model = normal_equations(wider, linear)
-    moves = (
-        (_HALVES / 2 * (halves[0] - halves[1])),
-        (_WIDER * _step(model.curvature, model.gradient)),
-    )
+    moves = [
+        _HALVES / 2 * (halves[0] - halves[1]),
+        _WIDER * _step(model.curvature, model.gradient),
+    ]
+    if len(sights) == 1:
+        drr, depth = sights[0].drr, torch.zeros_like(parameters)
+        depth[:, 3:6] = drr.pose(parameters[:, :6])[:, :3, 2].to(depth)
+        moves.append(_LENGTHS * float(drr.carm.sod) * depth)
     for move in moves:
         total = total + move[:, :, None] * move[:, None]
     return total

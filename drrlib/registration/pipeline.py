@@ -206,7 +206,11 @@ class Registration:
         one = one.rows(best)
 
         model = normal_equations(one.objective.sights, one.linear)
-        spreads = (doubt if window else covariance)(one.objective.sights, one.linear)
+        spreads = (
+            doubt(one.objective.sights, one.linear, one.parameters)
+            if window
+            else covariance(one.objective.sights, one.linear)
+        )
         found = []
         for t in range(count):
             stages = tuple((name, x[t], float(y[t])) for name, x, y in path)

@@ -32,8 +32,14 @@ def _size(matrix):
     return float(matrix[0].diagonal()[3:].sum().sqrt())
 
 
-def test_a_perfect_image_leaves_none(drr):
-    assert _size(doubt(*_sights(drr, drr.at(ETA)))) < 1e-3
+def test_a_perfect_image_leaves_what_lengths_leave(drr):
+    """0.21 mm of 700 mm along the view, and nothing where a second view holds the depth."""
+    sights, linear = _sights(drr, drr.at(ETA))
+    found = doubt(sights, linear, ETA)
+    assert _size(found) == pytest.approx(0.21, rel=0.01)
+    view = drr.pose(ETA)[0, :3, 2]
+    assert float(view @ found[0, 3:, 3:] @ view) == pytest.approx(0.21**2, rel=0.01)
+    assert _size(doubt(2 * sights, 2 * linear, ETA)) < 1e-3
 
 
 def test_it_is_more_than_noise_and_sees_what_moves_a_part(drr):
@@ -41,10 +47,10 @@ def test_it_is_more_than_noise_and_sees_what_moves_a_part(drr):
     generator = torch.Generator().manual_seed(0)
     noise = 0.05 * torch.randn(image.shape, generator=generator)
     sights, linear = _sights(drr, image + noise)
-    plain = _size(doubt(sights, linear))
+    plain = _size(doubt(sights, linear, ETA))
     assert plain > _size(covariance(sights, linear))
     moved = image.clone()  # some fields of the checkerboard, a pixel to the right
     fields = torch.arange(80) // 8 % 2 == 0
     where = fields[:, None] & fields
     moved[..., where] = image.roll(1, dims=-1)[..., where]
-    assert _size(doubt(*_sights(drr, moved + noise))) > 2 * plain
+    assert _size(doubt(*_sights(drr, moved + noise), ETA)) > 2 * plain
