@@ -131,9 +131,10 @@ def test_a_killed_worker_costs_its_running_shards_alone(tmp_path, dask_processes
     mine = log[log["worker"].str.endswith(f":{killed[0]}")]
     kept = {i for a, b in zip(mine["first"], mine["last"], strict=True) for i in range(a, b + 1)}
     assert len(kept) >= 6
-    # What ran twice is at most the one shard that the dead worker had begun and not delivered.
+    # What ran twice is at most what the dead worker had not delivered: a shard that was on its way,
+    # and the one that it had begun.
     twice = {i for i, n in Counter(itertools.chain(*begun.values())).items() if n > 1}
-    assert twice <= set(begun[killed[0]]) - kept and len(twice) <= 2
+    assert twice <= set(begun[killed[0]]) - kept and len(twice) <= 4
 
 
 @pytest.mark.parametrize("way", ["processes:2", "dask:2"])
