@@ -3,7 +3,7 @@
 from drrlib.optimize.gradient_free import GRADIENT_FREE, CmaEs, GradientFree, SciPySearch
 from drrlib.optimize.iteration import Iteration
 from drrlib.optimize.loop import constant, cosine, descend_level, linear, lowest, search_level
-from drrlib.optimize.objective import Linear, Objective, Sight, scant
+from drrlib.optimize.objective import Linear, Objective, Sight
 from drrlib.optimize.rules import GD, GDDM, GDM, OPTIMIZERS, Adam, Optimizer, get_optimizer
 from drrlib.optimize.search import LOST, RAN_OUT, Search, Trace
 from drrlib.optimize.second_order import Normal, covariance, levenberg, normal_equations, residuals
@@ -38,6 +38,5 @@ __all__ = [
     "lowest",
     "normal_equations",
     "residuals",
-    "scant",
     "search_level",
 ]

@@ -20,12 +20,7 @@ from drrlib.similarity import LINE, Loss, Model, normalise, zncc_loss
 # Central differences move each angle and each translation by this much either way.
 FINITE_STEPS = (math.radians(0.5),) * 3 + (0.5,) * 3
 # Less than this part of the X-ray image costs so much a part.
-SCANT, _PRICE = 0.08, 0.5
-
-
-def scant(share: Float[Tensor, " m"], least: float) -> Float[Tensor, " m"]:
-    """What a pose costs from which so little of the image can be explained, added to its loss."""
-    return _PRICE * (least - share).clamp_min(0)
+_SCANT, _PRICE = 0.08, 0.5
 
 
 @dataclass(frozen=True)
@@ -44,8 +39,8 @@ class Sight:
             by scale and offset, the loss is 1 - ZNCC; else half the part of the image's variance
             that a regression leaves.
         seen: Poses of this camera [m, 4, 4] -> part of each weight that counts there [m, 1, h, w].
-        least: Where `seen` leaves less than this part of the image, the pose costs more; 0 where it
-            is one bone among others that is looked for, which covers little anyway.
+        only: Whether it is one bone among others that is looked for, which covers little of the
+            image. Else a pose at which `seen` leaves almost nothing costs more.
     """
 
     drr: DRR
@@ -56,7 +51,7 @@ class Sight:
     freed: Callable[[Tensor], Geometry] | None = None
     grey: Model = LINE
     seen: Callable[[Tensor], Tensor] | None = None
-    least: float = SCANT
+    only: bool = False
 
     def left(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"] | None:
         """What is left of weights at each row of parameters; None for all."""
@@ -71,10 +66,7 @@ class Sight:
     def compare(
         self, loss: Loss, image: Float[Tensor, "m 1 h w"], left: Float[Tensor, "m 1 h w"] | None
     ) -> Float[Tensor, " m"]:
-        """The loss of images of this view, both normalised in windows if `grey` says so.
-
-        A pose at which almost every ray leaves the CT is no explanation, and costs more.
-        """
+        """The loss of images of this view, both normalised in windows if `grey` says so."""
         fixed, weights = self.fixed, self.counted(left)
         if self.grey.window:
             shown = torch.ones_like(image) if weights is None else weights.expand_as(image)
@@ -82,12 +74,19 @@ class Sight:
             image = normalise(image[:, 0], shown[:, 0], self.grey.window)
             fixed, image = fixed.value[:, None], image.value[:, None]
         found = loss(fixed, image, weights)
-        if self.seen is None:
-            return found
-        share = weights.mean(dim=(1, 2, 3))
+        return found if self.seen is None else found + self.scant(self.share(left))
+
+    def share(self, left: Float[Tensor, "m ..."]) -> Float[Tensor, " m"]:
+        """Part of the image's weight that is left."""
+        counted = left.flatten(1)
         if self.weights is not None:
-            share = share / self.weights.mean(dim=(1, 2, 3)).clamp_min(1e-12)
-        return found + scant(share, self.least)
+            weights = self.weights.flatten(1)
+            counted = counted * weights / weights.mean(dim=1, keepdim=True).clamp_min(1e-12)
+        return counted.mean(dim=1)
+
+    def scant(self, share: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        """What is added to the loss of a pose that explains so little of the image."""
+        return torch.zeros_like(share) if self.only else _PRICE * (_SCANT - share).clamp_min(0)
 
     def render(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"]:
         """Images, without history."""

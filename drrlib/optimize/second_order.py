@@ -123,15 +123,17 @@ def residuals(
     An image without contrast, such as one of air, has no unit image: half its square is 1, as at
     right angles, so that leaving the patient is never a way down.
     """
-    # In float64: float32 sums depend on how many rows are summed at once.
-    moving, jacobian, left = (x.double() for x in linear)
-    fixed = sight.fixed.flatten(1).to(moving).expand_as(moving)
+    moving, jacobian, left = linear
+    fixed = sight.fixed.flatten(1).to(moving.device).expand_as(moving)
     weights = sight.counted(left)
     if weights is not None:
-        weights = weights.flatten(1).to(moving).expand_as(moving)
+        weights = weights.flatten(1).to(moving.device).expand_as(moving)
     if sight.grey.window:
         fixed, moving, jacobian = _normalised(moving, jacobian, fixed, weights, sight)
-    elif sight.grey != LINE:
+    # In float64: float32 sums depend on how many rows are summed at once.
+    fixed, moving, jacobian = fixed.double(), moving.double(), jacobian.double()
+    weights = None if weights is None else weights.double()
+    if sight.grey != LINE and not sight.grey.window:
         return _regressed(moving, jacobian, fixed, weights, sight)
     fixed, _ = _centred(fixed, weights)
     moving, share = _centred(moving, weights)
@@ -146,18 +148,14 @@ def residuals(
 
 
 def _normalised(moving, jacobian, fixed, weights, sight):
-    """Both images normalised in windows, and the derivative of the moving one; float32 within."""
+    """Both images normalised in windows, and the derivative of the moving one."""
     size, window = sight.fixed.shape[-2:], sight.grey.window
     weights = torch.ones_like(moving) if weights is None else weights
-    weights, moving, fixed = (x.float().unflatten(1, size) for x in (weights, moving, fixed))
+    weights, moving, fixed = (x.unflatten(1, size) for x in (weights, moving, fixed))
     fixed = normalise(fixed, weights, window).value
     moving = normalise(moving, weights, window)
-    slope = moving.slope(jacobian.float().mT.unflatten(2, size).contiguous())
-    return (
-        fixed.flatten(1).double(),
-        moving.value.flatten(1).double(),
-        slope.flatten(2).mT.double(),
-    )
+    slope = moving.slope(jacobian.mT.unflatten(2, size).contiguous())
+    return fixed.flatten(1), moving.value.flatten(1), slope.flatten(2).mT
 
 
 def _regressed(moving, jacobian, fixed, weights, sight):

@@ -39,11 +39,10 @@ def doubt(
     """
     block = max(1, min(sights[0].fixed.shape[-2:]) // _BLOCKS)
     total = _NOISE**2 * covariance(sights, linear, block)
-    halves = [_half_steps(sights, linear, odd) for odd in (False, True)]
     wider = [replace(s, grey=Model(window=2 * s.grey.window)) for s in sights]
     model = normal_equations(wider, linear)
     moves = [
-        _HALVES / 2 * (halves[0] - halves[1]),
+        _HALVES / 2 * _apart(sights, linear),
         _WIDER * _step(model.curvature, model.gradient),
     ]
     if len(sights) == 1:
@@ -55,18 +54,19 @@ def doubt(
     return total
 
 
-def _half_steps(sights, linear, odd: bool) -> Float[Tensor, "m n"]:
-    """Gauss-Newton steps from the fields of one colour alone."""
-    curvature = gradient = 0.0
+def _apart(sights, linear) -> Float[Tensor, "m n"]:
+    """How far Gauss-Newton steps from the fields of either colour end from each other."""
+    curvature, gradient = [0.0, 0.0], [0.0, 0.0]
     for sight, one in zip(sights, linear, strict=True):
         residual, jacobian = residuals(sight, one)
-        size = sight.fixed.shape[-2:]
-        rows, columns = (torch.arange(n) * _FIELDS // n for n in size)
-        field = ((rows[:, None] + columns) % 2 == odd).flatten().to(jacobian)
-        jacobian = jacobian * field[:, None]
-        curvature = curvature + (jacobian.mT @ jacobian).cpu()
-        gradient = gradient + (jacobian.mT @ residual[..., None])[..., 0].cpu()
-    return _step(curvature, gradient)
+        rows, columns = (torch.arange(n) * _FIELDS // n for n in sight.fixed.shape[-2:])
+        colour = ((rows[:, None] + columns) % 2).flatten().to(jacobian.device)
+        for k in (0, 1):
+            part, left = jacobian[:, colour == k], residual[:, colour == k, None]
+            curvature[k] = curvature[k] + (part.mT @ part).cpu()
+            gradient[k] = gradient[k] + (part.mT @ left)[..., 0].cpu()
+    first, second = (_step(*pair) for pair in zip(curvature, gradient, strict=True))
+    return first - second
 
 
 def _step(curvature: Tensor, gradient: Tensor) -> Tensor:

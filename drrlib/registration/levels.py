@@ -1,6 +1,7 @@
 """Detectors and volumes from coarse to fine, for one view or several that share one pose."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -96,8 +97,7 @@ class Levels:
         size, spacing = [c.pixel for c in cameras], volume.spacing.tolist()
         least = min(s * self.binning(k, self.last) for k, s in enumerate(size))
         made: dict[tuple[int, ...], DRR] = {}
-        around = continued(volume)
-        self._around = around and DRR(around, cameras[0], method="joseph", backend=backend)
+        self._volume, self._backend = volume, backend
         self._drr = []
         for level in range(self.last + 1):
             pixel = min(s * self.binning(k, level) for k, s in enumerate(size))
@@ -122,13 +122,19 @@ class Levels:
     def renderer(self, view: int, level: int) -> DRR:
         return self._drr[level].with_carm(self.camera(view, level))
 
-    def _seen(self, view: int, level: int) -> dict:
-        """Which rays count, as entries of a Sight."""
+    @functools.cached_property
+    def _around(self) -> DRR | None:
+        """Renderer of what lies beyond the CT; made where windows ask for it."""
+        around = continued(self._volume)
+        if around is None:
+            return None
+        return DRR(around, self.cameras[0], method="joseph", backend=self._backend)
+
+    def _seen(self, view: int, level: int) -> Beyond | Covered | None:
+        """Which rays of a view count; None for all."""
         camera = self.camera(view, level)
         beyond = None if self._around is None else Beyond(self._around, camera)
-        if self.only:
-            return dict(seen=Covered(self._drr[level], camera, beyond), least=0.0)
-        return {} if beyond is None else dict(seen=beyond)
+        return Covered(self._drr[level], camera, beyond) if self.only else beyond
 
     def lengths(self, free: Sequence[str], values: Float[Tensor, " n"]) -> dict[str, Tensor]:
         """Freed lengths by name, kept where a C-arm can have them: a step may go too far."""
@@ -157,7 +163,7 @@ class Levels:
             others = dict(first=self.cameras[0], relative=self.relatives[k]) if k else {}
             if window:
                 others["grey"] = Model(window=window)
-                others |= self._seen(k, level)
+                others |= dict(seen=self._seen(k, level), only=self.only)
             if free:
 
                 def freed(values: Tensor, camera=camera, binning=binning) -> Geometry:

@@ -81,7 +81,7 @@ class Registration:
         volume: CT as attenuation.
         carm: Intrinsics of the X-ray images; of several cameras, a sequence.
         relatives: Of several cameras, the pose of each seen from the first one, [4, 4] each.
-        preset: "fast", "robust", or a `Preset`.
+        preset: "fast", "robust", "xray", or a `Preset`.
         backend: As in `DRR`.
         only: As in `register`.
     """
@@ -160,7 +160,7 @@ class Registration:
                 [x[doubtful] for x in fixed],
                 [None if w is None else w[doubtful] for w in weights],
                 start[doubtful],
-                torch.stack([found[t].eta for t in doubtful]),
+                [found[t] for t in doubtful],
                 task,
             )
             for t, result in zip(doubtful, again, strict=True):
@@ -170,7 +170,7 @@ class Registration:
         return [replace(result, seconds=share) for result in found]
 
     def _attempt(self, plan, fixed, weights, start, known, task) -> list[RegistrationResult]:
-        """One search through all levels; `known` poses [t, 6] join the coarse candidates."""
+        """One search through all levels; what is `known` of each joins the coarse candidates."""
         levels, count = self.levels, len(start)
         window = plan.window if task.squares else 0.0
         tamed = fixed
@@ -185,7 +185,9 @@ class Registration:
         first = self._best(eta, owner, 1 - likeness, count, 1)
         path = [("sweep", eta[first], 1 - likeness[first])]
         if known is not None:
-            eta, owner = torch.cat([known, eta]), torch.cat([torch.arange(count), owner])
+            signs = torch.tensor([r.inverted for r in known])
+            eta = torch.cat([torch.stack([r.eta for r in known]), eta])
+            owner = torch.cat([torch.arange(count) + count * signs, owner])
         how = (objective, eta, owner, plan.rates, plan.steps)
         if task.squares and not window:
             eta, loss, owner = search_coarsely(*how)
@@ -366,6 +368,8 @@ class Registration:
             )
         if free and (views > 1 or not isinstance(self.carm, CArm)):
             raise ConfigError("free is for one view of a C-arm; others would need lengths for each")
+        if self.levels.only and not task.squares:
+            raise ConfigError('only=True compares in windows, which needs loss="zncc"')
         if free and not task.squares:
             raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
 

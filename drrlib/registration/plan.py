@@ -30,7 +30,8 @@ class Preset:
             scatter; 0 for none. Not used where the finest level is less than 80 pixels across.
         window: Standard deviation [pixels of each level] of the windows in which both images are
             normalised, which also finds inverted images and leaves out rays beyond the CT. Degree,
-            smooth and outliers then have nothing to do. 0 for none.
+            smooth and outliers then have nothing to do. 0 for none. Of no use to losses other than
+            1 - ZNCC, which see grey values as they are.
         rates: Rates of the coarse descent for rotation [rad] and translation [mm].
         seed: Of the sweep.
 

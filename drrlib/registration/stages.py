@@ -15,11 +15,9 @@ from drrlib.optimize import (
     Linear,
     Objective,
     Search,
-    Sight,
     descend_level,
     levenberg,
     linear,
-    scant,
 )
 from drrlib.registration.outliers import misfit, reweighed
 from drrlib.similarity import LINE, Model
@@ -137,9 +135,9 @@ def refine(
         parameters, shown = done.parameters, done.linear
     loss = done.normal.loss
     if grey.window:
-        kept = [_left(*x) for x in zip(each.sights, shown, strict=True)]
-        kept = torch.stack(kept).mean(dim=0)
-        misfits = loss = loss + scant(kept, each.sights[0].least)
+        kept = [s.share(one.left) for s, one in zip(each.sights, shown, strict=True)]
+        kept = torch.stack(kept).mean(dim=0).double().cpu()
+        misfits = loss = loss + each.sights[0].scant(kept)
     else:
         weighted, fits = reweighed(each, [one.image for one in shown])
         kept = [
@@ -179,12 +177,3 @@ def distinct(poses: Float[Tensor, "k 4 4"], points: Float[Tensor, "p 3"], most: 
 def in_order(loss: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
     """Rows from the lowest loss to the highest; NaN counts as worst."""
     return loss.nan_to_num(nan=math.inf).argsort()
-
-
-def _left(sight: Sight, shown: Linear) -> Float[Tensor, " m"]:
-    """Part of each row's weight that the end of the CT leaves."""
-    left = shown.left
-    if sight.weights is not None:
-        weights = sight.weights.flatten(1)
-        left = left * weights / weights.mean(dim=1, keepdim=True).clamp_min(1e-12)
-    return left.mean(dim=1).double().cpu()

@@ -75,14 +75,15 @@ def sweep(
     wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
     base = drr.pose(start)[:, None]  # [t, 1, 4, 4]
     poses = _turned(base, moves.to(base), float(carm.sod))
-    sight_of = _Wide(
+    wider = _Wide(
         drr.with_carm(wide), None if sight.seen is None else sight.seen.with_carm(wide), pad
     )
     at_once = max(1, _AT_ONCE // (wide.height * wide.width))
-    found = [
-        [_best_shifts(sight, t, sight_of, some, inverted) for some in pose.split(at_once)]
-        for t, pose in enumerate(poses)
-    ]
+    found = []
+    for t, pose in enumerate(poses):
+        fixed = _fixed(sight, t)
+        parts = pose.split(at_once)
+        found.append([_best_shifts(sight, fixed, wider, part, inverted) for part in parts])
     # [image, part of the poses, (eta, likeness)] of [signs, poses, ...] each
     eta, likeness = (
         torch.stack([torch.cat([part[k] for part in one], dim=1).flatten(0, 1) for one in found])
@@ -102,17 +103,23 @@ class _Wide(NamedTuple):
     pad: list[int]
 
 
-def _best_shifts(sight: Sight, t: int, wide: _Wide, pose, inverted: bool):
+def _fixed(sight: Sight, t: int) -> tuple[Tensor, Tensor]:
+    """An image as it is compared, and its weights."""
+    fixed = sight.fixed[t]
+    weights = torch.ones_like(fixed) if sight.weights is None else sight.weights[t]
+    if sight.grey.window:
+        fixed = normalise(fixed, weights, sight.grey.window).value
+    return fixed[0], weights[0]
+
+
+def _best_shifts(sight: Sight, fixed, wide: _Wide, pose, inverted: bool):
     """For each sign and pose: eta at the best shift, and its likeness."""
-    moving, carm, grey = wide.drr(pose).detach()[:, 0], sight.drr.carm, sight.grey
-    fixed, weights = sight.fixed[t, 0].to(moving), torch.ones_like(sight.fixed[t, 0])
-    if sight.weights is not None:
-        weights = sight.weights[t, 0].to(moving)
+    moving, carm = wide.drr(pose).detach()[:, 0], sight.drr.carm
     left = torch.ones_like(moving) if wide.seen is None else wide.seen(pose)[:, 0]
-    if grey.window:
-        fixed = normalise(fixed[None], weights[None], grey.window).value[0]
-        moving = normalise(moving, left, grey.window).value
-    likeness = correlate(fixed, weights, moving, left, of_one=sight.least == 0)
+    if sight.grey.window:
+        moving = normalise(moving, left, sight.grey.window).value
+    fixed, weights = (x.to(moving) for x in fixed)
+    likeness = correlate(fixed, weights, moving, left, of_one=sight.only)
     found = []
     for sign in (1, -1)[: 1 + inverted]:
         best = (sign * likeness).flatten(1).max(dim=1)

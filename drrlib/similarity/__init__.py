@@ -2,7 +2,7 @@
 
 from drrlib.similarity.correlation import l2_loss, ncc, ncc_loss, zncc, zncc_loss
 from drrlib.similarity.grey import LINE, Grey, Model, regress, smooth_fields
-from drrlib.similarity.local import Normalised, blur, normalise
+from drrlib.similarity.local import normalise
 from drrlib.similarity.losses import LOSSES, Loss, check_falls, get_loss
 
 __all__ = [
@@ -11,8 +11,6 @@ __all__ = [
     "Grey",
     "Loss",
     "Model",
-    "Normalised",
-    "blur",
     "check_falls",
     "get_loss",
     "l2_loss",

@@ -118,5 +118,7 @@ def test_one_bone_among_others():
     assert found.kept < 0.15 and "explains" not in found.reason
     with pytest.raises(ConfigError, match="only=True compares in windows"):
         register(View(lines, carm), bone, start, only=True, preset="robust")
+    with pytest.raises(ConfigError, match="in windows, which needs loss"):
+        register(View(lines, carm), bone, start, only=True, loss="gradient_ncc")
     levels = Levels(bone, [carm], [torch.eye(4)], only=True)
     assert carm.height / levels.binning(0, 0) > 24  # as fine as the bone is small

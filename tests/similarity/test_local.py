@@ -6,7 +6,8 @@ import pytest
 import scipy.ndimage
 import torch
 
-from drrlib.similarity import blur, normalise
+from drrlib.similarity import normalise
+from drrlib.similarity.local import blur
 
 
 def _image(*shape, seed=0):
