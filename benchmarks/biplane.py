@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import trials
 
 import drrlib
 from drrlib.io import read_mayacam, read_tiff_stack, with_common_isocenter
@@ -55,22 +56,9 @@ def main() -> None:
         )
         began = time.perf_counter()
         found = drrlib.register(views, bone, true + torch.tensor(off), search=search, only=True)
-        error = found.compare(views[0].pose)
-        row = dict(
-            start=i,
-            views=given.views,
-            mtre=float(error.mtre),
-            in_plane=float(error.parts.in_plane),
-            depth=float(error.parts.depth),
-            converged=found.converged,
-            reason=found.reason,
-            gap=found.gap,
-            sd=found.target_sd,
-            attempts=found.attempts,
-            seconds=time.perf_counter() - began,
-        )
-        with given.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        seconds = time.perf_counter() - began
+        row = trials.row(found, views[0].pose, seconds, start=i, views=given.views)
+        trials.append(given.out, row)
         print(f"start {i}: {row['mtre']:.2f} mm, {found.reason}", flush=True)
 
 

@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from drrlib.projectors import Grid, cuda
+from drrlib.projectors import Grid, cuda_launch
 from drrlib.projectors.triton_kernels import finish
 from drrlib.projectors.triton_rays import ends, kernel, place, trace
 
@@ -127,7 +127,7 @@ def march(grid: Grid, frames: Tensor, height: int, width: int, keep: bool) -> tu
     image = torch.empty(len(frames), height, width, device=frames.device)
     kept = (height, width) if keep else (0, 0)
     sums = torch.empty(len(frames), *kept, 6, device=frames.device)
-    programs, told = cuda.layout(padded.values.shape, image.shape, height, width, LANES)
+    programs, told = cuda_launch.layout(padded.values.shape, image.shape, height, width, LANES)
     forward[(programs,)](
         mu=padded.values,
         geometry=padded.geometry,
@@ -140,7 +140,7 @@ def march(grid: Grid, frames: Tensor, height: int, width: int, keep: bool) -> tu
         cols=width,
         JOSEPH=False,
         GRADIENT=keep,
-        UNROLL=cuda.UNROLL,
+        UNROLL=cuda_launch.UNROLL,
         **told,
     )
     return image, sums

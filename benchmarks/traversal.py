@@ -127,12 +127,12 @@ def sectors(address: np.ndarray, read: np.ndarray) -> np.ndarray:
 
 def walks(view, shape: tuple, affine: np.ndarray, programs: int = PROGRAMS) -> dict[str, dict]:
     """Both walks of some tiles of an image, drawn at random: what `COLUMNS` say of each."""
-    from drrlib.projectors import cuda
+    from drrlib.projectors import cuda_launch
 
     size, inverse = np.array(shape), np.linalg.inv(affine)
     points = [inverse[:3, :3] @ x + inverse[:3, 3] + 1.5 for x in view.frame()[:2]]
     column, row = (inverse[:3, :3] @ x for x in view.frame()[2:])
-    lanes = cuda.tiling(view.n, view.n)[1]
+    lanes = cuda_launch.tiling(view.n, view.n)[1]
     upright = abs(row[2]) >= abs(column[2])
     high, wide = (LONG, WARP // LONG) if upright else (WARP // LONG, LONG)
     tiles = [(i, j) for i in range(0, view.n, high) for j in range(0, view.n, wide)]
@@ -151,10 +151,10 @@ def walks(view, shape: tuple, affine: np.ndarray, programs: int = PROGRAMS) -> d
             # third; lanes take different slabs. Planes load each ray's voxels in their order.
             if walk == "slabs":
                 voxels, read = (np.concatenate(list(x), axis=1) for x in walked[1:])
-                turns = _up(walked.count.max(), lanes * cuda.UNROLL)
+                turns = _up(walked.count.max(), lanes * cuda_launch.UNROLL)
             else:
                 voxels, read = _in_order(walked, visited)
-                turns = _up(visited.max(), cuda.UNROLL)
+                turns = _up(visited.max(), cuda_launch.UNROLL)
             rows, bricks = (sectors(f(voxels, size), read) for f in (by_rows, by_bricks))
             found[walk] += [len(i), visited.sum(), WARP * turns, *rows, *bricks]
     return {walk: _means(*x) for walk, x in found.items()}
@@ -190,13 +190,13 @@ def instructions(walk: str, pixels: int, capability: int) -> float:
     import compiled
     import plane_walk
 
-    from drrlib.projectors import cuda, triton_kernels
+    from drrlib.projectors import cuda_launch, triton_kernels
 
     kernel = triton_kernels.forward if walk == "slabs" else plane_walk.forward
-    lanes = cuda.tiling(pixels, pixels) if walk == "slabs" else plane_walk.LANES
-    given = dict(JOSEPH=False, GRADIENT=True, EXPLICIT=False, UNROLL=cuda.UNROLL)
-    given |= cuda.program(*lanes)
-    return loop_length(compiled.dump(kernel, given, capability, "-sass", {})) / cuda.UNROLL
+    lanes = cuda_launch.tiling(pixels, pixels) if walk == "slabs" else plane_walk.LANES
+    given = dict(JOSEPH=False, GRADIENT=True, EXPLICIT=False, UNROLL=cuda_launch.UNROLL)
+    given |= cuda_launch.program(*lanes)
+    return loop_length(compiled.dump(kernel, given, capability, "-sass", {})) / cuda_launch.UNROLL
 
 
 def loop_length(sass: str) -> int:

@@ -12,7 +12,6 @@ A line for each trial is appended to --out (JSON lines), and a table is printed 
 """
 
 import argparse
-import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import trials
 
 SDD, SOD, PIXELS, EXTENT = 1020.0, 700.0, 200, 380.0
 TURN, SHIFT = 45.0, 60.0  # of the starts [deg, mm]
@@ -52,8 +52,7 @@ def main() -> None:
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         for row in pool.map(trial, *zip(*jobs, strict=True)):
             rows.append(row)
-            with given.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            trials.append(given.out, row)
             print(f"{row['volume']} {row['look']} {row['image']}: {row['mtre']:.2f} mm", flush=True)
     table(rows)
 
@@ -92,28 +91,9 @@ def trial(name: str, look: str, i: int, preset: str) -> dict:
     began = time.perf_counter()
     view = drrlib.View(image, carm, weights)
     found = drrlib.register(view, ct, carm.eta(poses[1], ct.center), preset=preset)
-    seconds, compared = time.perf_counter() - began, found.compare(poses[0])
-    return dict(
-        volume=name,
-        look=look,
-        image=i,
-        preset=preset,
-        mtre=float(compared.mtre),
-        in_plane=float(compared.parts.in_plane),
-        depth=float(compared.parts.depth),
-        converged=found.converged,
-        reason=found.reason,
-        inverted=found.inverted,
-        loss=found.loss,
-        kept=found.kept,
-        gap=found.gap,
-        sd=found.target_sd,
-        across_sd=found.across_sd,
-        depth_sd=found.depth_sd,
-        attempts=found.attempts,
-        renders=found.renders,
-        seconds=seconds,
-    )
+    seconds = time.perf_counter() - began
+    case = dict(volume=name, look=look, image=i, preset=preset)
+    return trials.row(found, poses[0], seconds, **case)
 
 
 def volume(name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:

@@ -4,6 +4,7 @@ Conventions: millimetres, radians, patient coordinates LPS (+x left, +y posterio
 `mu[x, y, z]` in 1/mm, images [..., 1, height, width], `pose` is world_from_camera.
 """
 
+from drrlib import regions
 from drrlib.drr import DRR
 from drrlib.geometry import CArm, ScanProjection, eta, mtre
 from drrlib.io import (
@@ -18,7 +19,7 @@ from drrlib.io import (
     start_from_dicom,
 )
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.registration import Registration, RegistrationResult, descend, regions, register
+from drrlib.registration import Registration, RegistrationResult, descend, register
 from drrlib.similarity import ncc, zncc
 from drrlib.view import View
 from drrlib.volume import Volume

@@ -2,6 +2,7 @@
 
 import math
 import os
+import subprocess
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,13 @@ from torch import Tensor
 
 # "cuda" runs on a GPU, or in Triton's interpreter, which projectors/test_triton.py starts.
 KERNELS = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu(interpreter=True))]
+
+
+def run(*command, **options) -> str:
+    """What a command printed; its errors are the test's."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @dataclass(frozen=True)

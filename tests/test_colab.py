@@ -9,7 +9,6 @@ wanted to add or replace would make the installation fail.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import venv
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ import pytest
 import torch
 
 import notebook_files as files
+from helpers import run
 
 ROOT = files.ROOT
 URL, VERSION = files.project_facts(ROOT)
@@ -64,12 +64,6 @@ if colab:
     )
 Path(sys.argv[3]).write_text(json.dumps(report))
 """
-
-
-def run(*command, **options) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

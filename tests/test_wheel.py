@@ -6,7 +6,6 @@ of this one, but neither the editable drrlib nor its folder.
 
 import json
 import shutil
-import subprocess
 import sys
 import venv
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import notebook_files as files
+from helpers import run
 from test_readme import ROOT, python_of
 
 LAB = ("pandas", "pyarrow", "matplotlib", "plotly", "ipywidgets", "pooch", "papermill", "cma")
@@ -48,12 +48,6 @@ report |= dict(
 )
 Path(sys.argv[1]).write_text(json.dumps(report))
 """
-
-
-def run(*command, **options) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

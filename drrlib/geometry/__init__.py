@@ -1,7 +1,7 @@
 """Where source, detector and patient are: rigid motions, C-arms, CT localizers, pose errors."""
 
 from drrlib.geometry import se3
-from drrlib.geometry.carm import LENGTHS, CArm, Frame, Scalar
+from drrlib.geometry.carm import CArm
 from drrlib.geometry.conventions import (
     from_diffdrr,
     from_nanodrr,
@@ -11,6 +11,7 @@ from drrlib.geometry.conventions import (
     to_opencv,
     to_xreg,
 )
+from drrlib.geometry.detector import LENGTHS, Frame, Scalar
 from drrlib.geometry.localizer import Geometry, ScanProjection
 from drrlib.geometry.metrics import PoseErrors, mpd, mrpd, mtre, pose_errors
 from drrlib.geometry.parameters import PARAMETERS, eta, to_degrees, to_radians

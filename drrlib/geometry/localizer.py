@@ -17,7 +17,8 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError
-from drrlib.geometry.carm import CArm, Detector, Frame
+from drrlib.geometry.carm import CArm
+from drrlib.geometry.detector import Detector, Frame
 
 
 class ScanProjection(Detector):

@@ -2,7 +2,6 @@
 
 import math
 import os
-import struct
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from numbers import Real
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import JPEG2000TransferSyntaxes
+from pydicom.pixels import pixel_array
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_headers import Series, SeriesInfo, scan
+from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
 from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.io.plausible import warn_of_air
 
@@ -148,13 +147,8 @@ def _choose(found: list[Series], ignored: int, number: int | None) -> Series:
 
 def _check_decoder(chosen: Series) -> None:
     ds = read_dataset(chosen.headers[0].path, pixels=False)
-    syntax = ds.file_meta.TransferSyntaxUID
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    # Deflated and big-endian data have decoders of their own in pydicom, always available.
-    if not available:
+    if not can_decode(ds):
+        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
             f"{chosen.info.name}: its compression, {syntax.name}, cannot be decoded here; "
             "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg, or export the series "
@@ -213,19 +207,6 @@ def _check_bits(ds: Dataset, stored: np.ndarray) -> None:
             f"hold {low} to {high}: overlay bits are left in the pixels, or the header is damaged; "
             "export the series without overlays"
         )
-
-
-def jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG 2000 stream announces, read before anything is decoded: a few
-    bytes could ask for gigabytes. Source: ISO/IEC 15444-1, A.5.1 (SIZ marker)."""
-    if ds.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
-        return None
-    at = ds.PixelData.find(b"\xff\x4f\xff\x51")
-    fields = ds.PixelData[at + 8 : at + 24]
-    if at < 0 or len(fields) < 16:
-        return 0, 0
-    right, bottom, left, top = struct.unpack(">4I", fields)
-    return bottom - top, right - left
 
 
 def _padding(ds: Dataset) -> tuple[float, float] | None:

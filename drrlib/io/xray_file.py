@@ -21,11 +21,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.io.dicom_series import jpeg2000_size
+from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
 from drrlib.io.dicom_tags import numbers, value, whole, words
 
 SHAPES = [
@@ -129,12 +128,8 @@ def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
         raise DicomError(
             f"{str(path)!r}: the compressed image announces another size than the header: damaged"
         )
-    syntax = ds.file_meta.TransferSyntaxUID
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
+    if not can_decode(ds):
+        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
             f"{str(path)!r}: its compression, {syntax.name}, cannot be decoded here; {_INSTALL}, "
             "or export it uncompressed"

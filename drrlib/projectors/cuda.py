@@ -7,7 +7,6 @@ device of their tensors and on its current stream. Triton is first imported by t
 With TRITON_INTERPRET=1 the same kernels take CPU tensors, slowly, for tests.
 """
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -19,16 +18,13 @@ from torch import Tensor
 
 from drrlib.errors import ShapeError
 from drrlib.first_order import refuse
+from drrlib.projectors.cuda_launch import launch_adjoint, launch_forward, reduce_sums
 from drrlib.projectors.grid import MOST_VOXELS, Grid
 
 # Sums are kept for the backward pass while they take less than this part of the free memory.
 _PART = 0.5
 _SMALL = 2**26  # [bytes] that are never worth the question how much is free
 _OLDEST = (7, 5)
-_LANES = 2**17  # enough to fill a large GPU
-_LONG = 16  # pixels along the long side of a tile
-UNROLL = 2  # slabs in one turn of the loop: their loads do not wait for each other
-REDUCE = {"BLOCK": 64, "num_warps": 1, "enable_fp_fusion": True}
 
 
 def available(device: torch.device) -> str | None:
@@ -115,7 +111,7 @@ def cuda_project(
     for top in range(0, height, patch):
         for left in range(0, width, patch):
             window = (top, left, min(patch, height - top), min(patch, width - left))
-            _launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
+            launch_forward(values, geometry, frames, image, sums, window, joseph, keep)
     return image, sums
 
 
@@ -159,7 +155,7 @@ def cuda_frame_gradient(
     """
     grad = grad.contiguous()
     if sums.shape[1]:
-        return _reduce(grad, sums)
+        return reduce_sums(grad, sums)
     out = torch.empty_like(frames)
     batch, height, width = grad.shape
     stack = values.reshape(-1, *values.shape[-3:])
@@ -169,8 +165,8 @@ def cuda_frame_gradient(
         image = torch.empty_like(grad[part])
         sums = grad.new_empty(*image.shape, 6)
         window, of = (0, 0, height, width), stack[part.start // own]
-        _launch_forward(of, geometry, frames[part], image, sums, window, joseph, True)
-        out[part] = _reduce(grad[part], sums)
+        launch_forward(of, geometry, frames[part], image, sums, window, joseph, True)
+        out[part] = reduce_sums(grad[part], sums)
 
     most = max(1, _budget(grad.device) // (28 * height * width))
     for first in range(0, batch, max(own, 1)):
@@ -189,7 +185,7 @@ def _(grad, sums, values, geometry, frames, joseph):
 @torch.library.custom_op("drrlib::cuda_reduce", mutates_args=())
 def cuda_reduce(grad: Tensor, sums: Tensor) -> Tensor:
     """Chain the image gradient to the frames [b, 12], float64, by the sums of a march."""
-    return _reduce(grad.contiguous(), sums)
+    return reduce_sums(grad.contiguous(), sums)
 
 
 cuda_reduce.register_autograd(refuse)
@@ -224,7 +220,7 @@ def cuda_volume_gradient(
         metric = whole[6:].reshape(3, 3)
         most = grad.abs().sum(dtype=torch.float64) * (3 * metric.trace()).sqrt()
         scale = 2.0**62 / most.clamp_min(1e-280)
-    _launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
+    launch_adjoint(grad.contiguous(), whole, frames, scale, out, joseph, fixed)
     out = out[..., 1:-2, 1:-2, 1:-2]
     return (out / scale).float() if fixed else out.contiguous()
 
@@ -277,114 +273,3 @@ def _fits(size: int, device: torch.device) -> bool:
 
 
 # --- launches
-
-
-def tiling(height: int, width: int) -> tuple[int, int]:
-    """Rays of a program, and lanes for each ray: as many as it takes to fill a large GPU.
-
-    They depend on the detector alone: a pose has the same bits in any batch, on any GPU.
-    """
-    if height * width == 1:
-        return 32, 4  # explicit rays, however many
-    if height * width >= _LANES:
-        return 64, 1
-    return 32, 4 if 4 * height * width >= _LANES else 8
-
-
-def _tiles(rows: int, cols: int, long: int, short: int) -> int:
-    upright = -(-rows // long) * -(-cols // short)
-    return max(upright, -(-rows // short) * -(-cols // long))
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager:
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def program(rays: int, split: int) -> dict[str, object]:
-    """Constants of a program with so many rays and lanes for each, one lane to a thread."""
-    warps = rays * split // 32
-    # Fused multiply-add, whatever the default of this Triton is.
-    return dict(RAYS=rays, LONG=_LONG, SPLIT=split, num_warps=warps, enable_fp_fusion=True)
-
-
-def layout(
-    stack: torch.Size, shape: torch.Size, rows: int, cols: int, lanes: tuple[int, int] | None = None
-) -> tuple[int, dict[str, object]]:
-    """How many programs take a window of images [batch, height, width] of volumes [*v, x, y, z],
-    and what they are told; with other lanes than those of `tiling`."""
-    batch, height, width = shape
-    volumes = math.prod(stack[:-3])
-    own = batch // volumes
-    rays, split = lanes or tiling(height, width)
-    explicit = height * width == 1
-    tiles = -(-own // rays) if explicit else _tiles(rows, cols, _LONG, rays // _LONG)
-    told = dict(
-        own=own,
-        stride=math.prod(stack[-3:]),
-        tiles=tiles,
-        height=height,
-        width=width,
-        EXPLICIT=explicit,
-    )
-    return (volumes if explicit else batch) * tiles, {**told, **program(rays, split)}
-
-
-def _launch_forward(values, geometry, frames, image, sums, window, joseph, keep) -> None:
-    from drrlib.projectors import triton_kernels
-
-    row0, col0, rows, cols = window
-    programs, told = layout(values.shape, image.shape, rows, cols)
-    if programs == 0:
-        return
-    with _on(values.device):
-        triton_kernels.forward[(programs,)](
-            mu=values,
-            geometry=geometry,
-            frames=frames.contiguous(),
-            image=image,
-            sums=sums,
-            row0=row0,
-            col0=col0,
-            rows=rows,
-            cols=cols,
-            JOSEPH=joseph,
-            GRADIENT=keep,
-            UNROLL=UNROLL,
-            **told,
-        )
-
-
-def _launch_adjoint(grad, whole, frames, scale, out, joseph, fixed) -> None:
-    from drrlib.projectors import triton_adjoint
-
-    programs, told = layout(out.shape, grad.shape, *grad.shape[1:])
-    if programs == 0:
-        return
-    with _on(grad.device):
-        triton_adjoint.adjoint[(programs,)](
-            grad=grad,
-            geometry=whole,
-            frames=frames.contiguous(),
-            scale=scale,
-            out=out,
-            JOSEPH=joseph,
-            FIXED=fixed,
-            **told,
-        )
-
-
-def _reduce(grad: Tensor, sums: Tensor) -> Tensor:
-    """[b, 12] float64: `triton_adjoint.reduce`, then the rows of pixels of each pose."""
-    batch, height, width = grad.shape
-    if height * width == 1:  # one ray per pose: nothing to add
-        source, target = (grad.unsqueeze(-1) * sums).double().reshape(batch, 6).split(3, dim=1)
-        return torch.cat([source, target, 0.5 * target, 0.5 * target], dim=1)
-    from drrlib.projectors import triton_adjoint
-
-    out = torch.empty(batch, height, 12, dtype=torch.float64, device=grad.device)
-    if batch:
-        with _on(grad.device):
-            triton_adjoint.reduce[(batch * height,)](
-                grad=grad, sums=sums, out=out, height=height, width=width, **REDUCE
-            )
-    return out.sum(dim=1)

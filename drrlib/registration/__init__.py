@@ -1,10 +1,10 @@
-"""From X-ray images and a CT to a pose that is judged; starts from landmarks; regions."""
+"""From X-ray images and a CT to a pose that is judged; starts from landmarks."""
 
-from drrlib import regions
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
-from drrlib.registration.landmarks import arun, pnp
+from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
+from drrlib.registration.picked import pnp
 from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
 from drrlib.registration.result import Comparison, RegistrationResult
@@ -29,7 +29,6 @@ __all__ = [
     "level_sight",
     "pnp",
     "refine",
-    "regions",
     "register",
     "spread",
     "sweep",

@@ -19,19 +19,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import CArm, Geometry, mtre
+from drrlib.geometry import Geometry, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
 from drrlib.registration.doubt import doubt
 from drrlib.registration.judge import beyond, hold, judge
-from drrlib.registration.levels import FREE, Levels
+from drrlib.registration.levels import Levels
 from drrlib.registration.plan import Preset, get_preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import (
@@ -45,8 +43,8 @@ from drrlib.registration.stages import (
     search_coarsely,
 )
 from drrlib.registration.sweep import spread, sweep
-from drrlib.similarity import Loss, Model, check_falls, get_loss, zncc_loss
-from drrlib.view import check_images, check_starts
+from drrlib.registration.task import Task, check_pictures, check_ranges
+from drrlib.similarity import Model, check_falls, get_loss
 from drrlib.volume import Volume
 
 RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, mm]
@@ -59,19 +57,6 @@ _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at 
 _SMALL = 80
 # Part of the pixels whose values are trusted; one pixel in so many is looked at.
 _TRUSTED, _EVERY = 0.9, 7
-
-
-class _Task(NamedTuple):
-    """What is asked of all images alike; see `register`."""
-
-    search: tuple[float, float]
-    free: tuple[str, ...]
-    loss: Loss
-
-    @property
-    def squares(self) -> bool:
-        """Whether the loss is 1 - ZNCC, a sum of squares."""
-        return self.loss is zncc_loss
 
 
 class Registration:
@@ -137,10 +122,10 @@ class Registration:
         """
         began = time.perf_counter()
         weights = [None] * len(fixed) if weights is None else list(weights)
-        fixed, weights = self._check_images(fixed, weights)
-        start = self._check_start(start, fixed)
-        task = _Task(search, tuple(free), get_loss(loss))
-        self._check_task(task, len(fixed))
+        fixed, weights = check_pictures(fixed, weights, self.levels.cameras)
+        start = check_ranges(start, fixed)
+        task = Task(search, tuple(free), get_loss(loss))
+        task.check(self.levels)
         for image, weight in zip(fixed, weights, strict=True):
             check_falls(task.loss, image, weight)
         plan = self.preset
@@ -332,46 +317,6 @@ class Registration:
 
     def _pose(self, eta: Tensor) -> Tensor:
         return self.carm.pose(eta, self.volume.center)
-
-    def _check_images(self, fixed, weights) -> tuple[list, list]:
-        cameras = self.levels.cameras
-        if not (len(fixed) == len(weights) == len(cameras)):
-            raise ShapeError(
-                f"got images of {len(fixed)} views and weights of {len(weights)}; the "
-                f"registration has {len(cameras)} cameras"
-            )
-        names = ["fixed"] if len(fixed) == 1 else [f"fixed[{k}]" for k in range(len(fixed))]
-        pairs = [check_images(*given) for given in zip(fixed, cameras, weights, names, strict=True)]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-    def _check_start(self, start: Numbers, fixed) -> Float[Tensor, "t s 6"]:
-        start = as_tensor(start, "start", torch.float64)
-        if start.ndim != 3 or start.shape[2] != 6 or {len(x) for x in fixed} != {len(start)}:
-            raise ShapeError(
-                f"start has shape {tuple(start.shape)} for images of shapes "
-                f"{[tuple(x.shape) for x in fixed]}; expected [t, s, 6] for t images"
-            )
-        return check_starts(start.flatten(0, 1)).reshape(start.shape)
-
-    def _check_task(self, task: _Task, views: int) -> None:
-        search, free = task.search, task.free
-        if len(search) != 2 or not all(0 < x < math.inf for x in search) or search[0] > math.pi:
-            raise ConfigError(
-                f"search is {search}; expected (rotation in rad up to pi, translation in mm), > 0"
-            )
-        unknown = sorted(set(free) - set(FREE))
-        if unknown or len(set(free)) < len(free):
-            raise ConfigError(f"free is {tuple(free)}; expected of {', '.join(FREE)}, once each")
-        if {"sdd", "delx", "dely"} <= set(free):
-            raise ConfigError(
-                "free has sdd, delx and dely; an image only tells their ratios: hold one of them"
-            )
-        if free and (views > 1 or not isinstance(self.carm, CArm)):
-            raise ConfigError("free is for one view of a C-arm; others would need lengths for each")
-        if self.levels.only and not task.squares:
-            raise ConfigError('only=True compares in windows, which needs loss="zncc"')
-        if free and not task.squares:
-            raise ConfigError('free needs loss="zncc", whose optimum Levenberg-Marquardt finds')
 
 
 def _tamed(fixed: Tensor, weights: Tensor | None) -> Tensor:

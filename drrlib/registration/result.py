@@ -56,27 +56,28 @@ class RegistrationResult:
     Attributes:
         eta: Pose parameters [*n, 6] (rad, mm).
         pose: The same as world_from_camera [*n, 4, 4].
-        loss: Of the pose at the finest level used; where outliers were found, without them.
+        loss: Of the pose at the finest level used, over the pixels that count.
         converged: Whether the pose can be trusted; of `descend`, whether a stopping rule was met.
         reason: Why, or why not.
         carm: The camera, with the lengths that were freed.
         center: The volume's centre, which eta refers to [mm, world].
         renders: Images rendered, counted in pixels of the full detector.
         seconds: Wall time; of a batch, its share.
-        gap: Misfit of the second-best place over that of the best, both at the second level;
-            infinite where all candidates ended in one place. This and what follows: None where
-            nothing was searched or judged.
+        gap: Misfit of the second-best place over that of the best, both at the finest level at
+            which several were refined; infinite where all candidates ended in one place. This and
+            what follows: None where nothing was searched or judged.
         agreement: Part of the coarse candidates that ended in the best place.
-        kept: Part of the image that the CT explains; the rest was taken for outliers.
+        kept: Part of the image that counts; the rest was taken for outliers, or seen past the end
+            of the CT.
         condition: Condition number of the Gauss-Newton matrix, in millimetres at points 50 mm off
             the centre.
-        covariance: Of eta and the freed lengths, from the residual image [k, k]; that of 1 - ZNCC
-            whatever the loss.
+        covariance: Of eta and the freed lengths, from the residual image [k, k], and of pictures
+            from `doubt`, too; that of 1 - ZNCC whatever the loss.
         target_sd: Standard deviation that it gives to these points [mm].
         across_sd, depth_sd: Its parts across the view and along it [mm].
         inverted: Whether the image was found to be a negative.
-        places: Poses refined at the second level [m, 6], best first.
-        misfits: Their mean squared residuals [m].
+        places: Poses refined at that level [m, 6], best first.
+        misfits: Their mean squared residuals, or of pictures their losses [m].
         path: (stage, eta, loss) of the best pose after each stage.
         attempts: How often the search was made.
         trace: Every step of a descent.

@@ -12,7 +12,15 @@ import torch
 from drrlib.drr import DRR
 from drrlib.errors import BackendError
 from drrlib.geometry import CArm
-from drrlib.projectors import METHODS, Grid, choose_backend, cuda, line_integrals, project
+from drrlib.projectors import (
+    METHODS,
+    Grid,
+    choose_backend,
+    cuda,
+    cuda_launch,
+    line_integrals,
+    project,
+)
 from drrlib.registration import Schedule, descend
 from drrlib.volume import Volume
 from helpers import (
@@ -42,8 +50,8 @@ def _frames(grid, *views):
 @pytest.mark.parametrize("tiling", [(64, 1), (32, 4), (32, 8)])
 def test_every_tiling_agrees(monkeypatch, tiling, method):
     """Also those that the small scenes here would not choose, upright and lying."""
-    assert tiling in {cuda.tiling(h, h) for h in (64, 256, 1024)}
-    monkeypatch.setattr(cuda, "tiling", lambda height, width: tiling)
+    assert tiling in {cuda_launch.tiling(h, h) for h in (64, 256, 1024)}
+    monkeypatch.setattr(cuda_launch, "tiling", lambda height, width: tiling)
     for v in (GENERIC_VIEWS["oblique"], view(1.36, 0.31, (17, 5), offset=(0.23, 0.11, 0.47))):
         results = []
         for mu, choice in (
@@ -175,7 +183,7 @@ def test_out_of_memory_with_a_volume_for_each_pose(monkeypatch):
     frames = _frames(grid, *(view(0.1 * k, 0.3, (4, 5)) for k in range(3)))
     image, slope = _slope(grid, frames)
     memory = _Memory(most=2)
-    monkeypatch.setattr(cuda, "_launch_forward", memory)
+    monkeypatch.setattr(cuda, "launch_forward", memory)
     with pytest.warns(UserWarning, match="out of memory"):
         again = _slope(grid, frames)
     assert torch.equal(again[0], image) and torch.equal(again[1], slope)
@@ -186,7 +194,7 @@ class _Memory:
     """Stands in for the launch of the march: more than `most` images with sums do not fit."""
 
     def __init__(self, most):
-        self.most, self.launch, self.asked = most, cuda._launch_forward, []
+        self.most, self.launch, self.asked = most, cuda.launch_forward, []
 
     def __call__(self, values, geometry, frames, image, sums, window, joseph, keep):
         if keep:
@@ -209,7 +217,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_bit(monkeypatch):
     frames = _frames(grid, *(view(0.1 * k, 0.3, (4, 5)) for k in range(5)))
     image, slope = _slope(grid, frames)
     memory = _Memory(most=2)
-    monkeypatch.setattr(cuda, "_launch_forward", memory)
+    monkeypatch.setattr(cuda, "launch_forward", memory)
     with pytest.warns(UserWarning, match="out of memory") as said:
         again = _slope(grid, frames)
     assert torch.equal(again[0], image) and torch.equal(again[1], slope)
@@ -225,7 +233,7 @@ def test_memory_budget_chooses_the_batch(monkeypatch):
     frames = _frames(grid, *(view(0.1 * k, 0.3, (4, 5)) for k in range(5)))
     image, slope = _slope(grid, frames)
     memory = _Memory(most=5)
-    monkeypatch.setattr(cuda, "_launch_forward", memory)
+    monkeypatch.setattr(cuda, "launch_forward", memory)
     monkeypatch.setattr(cuda, "_SMALL", 0)
     monkeypatch.setattr(cuda, "_budget", lambda device: 3 * 28 * 4 * 5)  # for three images
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from drrlib.projectors import cuda
+from drrlib.projectors import cuda_launch
 from helpers import interpreted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,15 +103,18 @@ def _variants():
     """(name, kernel, constants, type of voxels): what `cuda` can launch."""
     from drrlib.projectors import triton_adjoint, triton_kernels
 
-    programs = {cuda.tiling(h, h) for h in (64, 256, 1024)}
+    programs = {cuda_launch.tiling(h, h) for h in (64, 256, 1024)}
     for joseph in (False, True):
         method = "joseph" if joseph else "siddon"
-        for rays, split, explicit in [*((*p, False) for p in programs), (*cuda.tiling(1, 1), True)]:
-            shape = {"JOSEPH": joseph, "EXPLICIT": explicit, **cuda.program(rays, split)}
+        for rays, split, explicit in [
+            *((*p, False) for p in programs),
+            (*cuda_launch.tiling(1, 1), True),
+        ]:
+            shape = {"JOSEPH": joseph, "EXPLICIT": explicit, **cuda_launch.program(rays, split)}
             place = f"{method}, {'explicit, ' if explicit else ''}{rays} rays x {split}"
             types = ("fp32", "fp16", "bf16") if split == 1 else ("fp32",)
             for gradient in (False, True):
-                constants = {**shape, "GRADIENT": gradient, "UNROLL": cuda.UNROLL}
+                constants = {**shape, "GRADIENT": gradient, "UNROLL": cuda_launch.UNROLL}
                 for voxel in types:
                     name = f"forward {place}{', gradient' if gradient else ''}, {voxel}"
                     yield name, triton_kernels.forward, constants, voxel
@@ -119,7 +122,7 @@ def _variants():
                 name = f"adjoint {place}{', fixed' if fixed else ''}"
                 out = "i64" if fixed else "fp32"
                 yield name, triton_adjoint.adjoint, {**shape, "FIXED": fixed}, out
-    yield "reduce", triton_adjoint.reduce, cuda.REDUCE, "fp64"
+    yield "reduce", triton_adjoint.reduce, cuda_launch.REDUCE, "fp64"
 
 
 def _resources(kernel, constants, voxel, capability):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from drrlib import regions
 from drrlib.errors import ConfigError, DtypeError, ShapeError
 from drrlib.geometry import CArm, mpd, mrpd, mtre, pose_errors
-from drrlib.registration import arun, pnp, regions
+from drrlib.registration import arun, pnp
 
 CARM = CArm(1020.0, 510.0, 40, 32, 10.0, 12.0)
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
+from drrlib import regions
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm
 from drrlib.lab.phantoms import pelvis, skull
-from drrlib.registration import regions, register
+from drrlib.registration import register
 from drrlib.view import View
 from drrlib.volume import Volume
 
