@@ -1,4 +1,4 @@
-"""Acquisition: closed forms of spectrum, scatter, blur, noise and instrument."""
+"""Acquisition: closed forms of spectrum, scatter, blur, noise, instrument; looks of the clinic."""
 
 import math
 
@@ -8,16 +8,28 @@ import torch
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm
+from drrlib.io import read_xray
 from drrlib.lab.detector import (
+    LOOKS,
+    Effects,
     Spectrum,
+    acquire,
     add_scatter,
     attenuation,
     blur,
+    collimate,
+    equalise,
     instrument,
+    join,
     polychromatic,
+    present,
     quantum_noise,
     saturate,
+    save_picture,
+    screw,
     two_materials,
+    wire,
+    write_letters,
 )
 from drrlib.volume import MU_WATER, Volume
 from helpers import affine, worst
@@ -220,3 +232,97 @@ def test_saturation():
     assert saturate(image).flatten().tolist() == pytest.approx([0.5, 8.0, 12 * math.log(2)])
     with pytest.raises(ConfigError, match="bits"):
         saturate(image, 0)
+
+
+def test_presented_images_keep_order_and_raise_details():
+    step = torch.zeros(1, 1, 40, 60, dtype=torch.float64)
+    step[..., 30:] = 2.0
+    plain, raised = present(step, 1.0, 0.0), present(step, 1.0)
+    for image in (plain, raised):
+        assert float(image.min()) == 0 and float(image.max()) == 4095
+        assert torch.equal(image, image.round())
+    # Without details two values stay two; with them the edge overshoots on both sides.
+    assert plain.unique().tolist() == [0, 4095]
+    assert raised[0, 0, 20, 30] == 4095 and raised[0, 0, 20, 29] == 0
+    assert 0 < raised[0, 0, 20, 0] < raised[0, 0, 20, 59] < 4095
+    with pytest.raises(ConfigError, match="pixels of 0"):
+        present(step, 0.0)
+
+
+def test_equalise_against_a_rank():
+    image = _image(batch=1, size=(64, 64)).pow(1.5)
+    ranks = image.flatten().argsort().argsort().double().reshape(image.shape) / (64 * 64 - 1)
+    assert worst(equalise(image, limit=256.0) / 4095, ranks) < 0.02
+    # The lower the limit, the nearer to a straight line.
+    straight = (image - image.min()) / (image.max() - image.min())
+    bent = [worst(equalise(image, limit=x) / 4095, straight) for x in (1.0, 1.5, 256.0)]
+    assert bent[0] < bent[1] < bent[2] and bent[0] < 0.06
+    with pytest.raises(ConfigError, match="limit"):
+        equalise(image, 0.5)
+
+
+def test_collimators_letters_and_metal_lie_where_they_are_drawn():
+    grey = torch.full((1, 1, 100, 120), 2000.0, dtype=torch.float64)
+    for seed in range(6):
+        dice = torch.Generator().manual_seed(seed)
+        behind = collimate(grey, dice)
+        assert set(behind.unique().tolist()) <= {0.0, 2000.0, 4095.0}
+        assert behind[0, 0, 50, 60] == 2000 and behind[0, 0, 0, 0] != 2000
+        lettered = write_letters(grey, dice)
+        rows, columns = torch.nonzero(lettered[0, 0] == 4095, as_tuple=True)
+        assert 10 < len(rows) < 800 and int(rows.max() - rows.min()) <= 12
+        assert not ((rows > 30) & (rows < 70)).any() and int(columns.max() - columns.min()) < 70
+    carm, dice = CArm(1000.0, 700.0, 100, 120, 2.0, 2.0), torch.Generator().manual_seed(3)
+    iron = attenuation("iron", [60.0]).item()
+    thin, thick = wire(carm, dice, 2.0), screw(carm, dice, 6.0)
+    assert float(thin.max()) <= 2.0 * iron and float(thin.max()) > 1.0 * iron
+    # A pin five times as long as wide with round ends: its volume over a pixel's area.
+    volume = torch.pi * 3**2 * 30 + 4 / 3 * torch.pi * 3**3
+    assert float(thick.sum()) * 4 / iron == pytest.approx(volume, rel=0.01)
+
+
+def test_join_adds_intensities():
+    image = _image(size=(4, 6))
+    joined = join(image, 2)
+    assert joined.shape == (2, 1, 2, 3)
+    assert worst(torch.exp(-joined)[0, 0, 0, 0], torch.exp(-image)[0, 0, :2, :2].mean()) < 1e-15
+    with pytest.raises(ConfigError, match="divisor"):
+        join(image, 4)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_looks_are_read_from_their_files(drr, look, tmp_path):
+    fine = DRR(drr.volume, drr.carm.resize(48, 56), method="siddon", backend="reference")
+    drawn = [torch.Generator().manual_seed(1) for _ in range(2)]
+    parts, pose = two_materials(fine), drr.pose(POSES[:1])
+    # So small a body must not shine more than it shades.
+    effects = dict(LOOKS[look], finer=2, scatter=0.05 if "scatter" in LOOKS[look] else 0.0)
+    image, again = (acquire(parts, pose, dice, **effects) for dice in drawn)
+    assert image.shape == (1, 1, 24, 28) and torch.equal(image, again)
+    carm = drr.carm.resize(24, 28)
+    shown = Effects(**LOOKS[look]).shown
+    path = save_picture(tmp_path / f"xray{'.png' if shown else '.tif'}", image)
+    given = dict(values="display", bone="bright") if shown else dict(values="counts", bone="dark")
+    view = read_xray(path, carm=carm, mask=False, open_field=None if shown else 40000, **given)
+    pair = torch.stack([view.image.double(), image[0, 0]])
+    assert float(torch.corrcoef(pair.flatten(1))[0, 1]) > 0.999
+    if not shown:
+        assert worst(*pair) < 0.03
+    exact = read_xray(
+        save_picture(tmp_path / "xray.npy", image), carm=carm, mask=False, values="line integrals"
+    )
+    assert worst(exact.image, image[0, 0].float()) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, "xray.npy"])
+
+
+def test_effects_that_make_no_sense_are_refused(drr, tmp_path):
+    parts, pose, dice = two_materials(drr), drr.pose(POSES[:1]), torch.Generator()
+    with pytest.raises(ConfigError, match="no effect fog"):
+        acquire(parts, pose, dice, fog=1.0)
+    with pytest.raises(ConfigError, match="one of the two"):
+        Effects(presented=1.0, equalised=True)
+    with pytest.raises(ConfigError, match="for the eye"):
+        Effects(letters=True)
+    for name, image in (("x.jpg", torch.zeros(4, 4)), ("x.png", torch.zeros(2, 4, 4))):
+        with pytest.raises(ConfigError, match="expected one image"):
+            save_picture(tmp_path / name, image)

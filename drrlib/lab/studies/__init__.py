@@ -2,6 +2,7 @@
 
 from drrlib.lab.studies import command, localizer
 from drrlib.lab.studies.landmarks import STARTS, landmark_trials, landmarks_of, on_detector
+from drrlib.lab.studies.looks import look_trials, middle_of, photograph, stated_against_true
 from drrlib.lab.studies.pipeline import METHODS, pipeline_trials
 from drrlib.lab.studies.protocol import Protocol, load_volume
 from drrlib.lab.studies.registration import (
@@ -42,7 +43,10 @@ __all__ = [
     "landmarks_of",
     "load_volume",
     "localizer",
+    "look_trials",
+    "middle_of",
     "on_detector",
+    "photograph",
     "pipeline_trials",
     "pose_columns",
     "rate_trials",
@@ -51,6 +55,7 @@ __all__ = [
     "run_trials",
     "shard_log",
     "similarity_trials",
+    "stated_against_true",
     "success_by_condition",
     "trial_generator",
     "workers",

@@ -29,6 +29,7 @@ from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, DrrlibError, WorkerError
 from drrlib.lab.evaluation import error_table, success_table
 from drrlib.lab.studies.landmarks import landmark_trials
+from drrlib.lab.studies.looks import look_trials
 from drrlib.lab.studies.pipeline import pipeline_trials
 from drrlib.lab.studies.protocol import Protocol
 from drrlib.lab.studies.registration import rate_trials, registration_trials
@@ -43,7 +44,7 @@ else:
 
 WORKS = {"registration": registration_trials, "rates": rate_trials, "pipeline": pipeline_trials}
 # Works whose protocol is one entry of many.
-_PROTOCOL_INSIDE = (rate_trials, pipeline_trials, landmark_trials, similarity_trials)
+_PROTOCOL_INSIDE = (rate_trials, pipeline_trials, landmark_trials, similarity_trials, look_trials)
 _WRITERS = {".parquet": pd.DataFrame.to_parquet, ".csv": pd.DataFrame.to_csv}
 DONE, FAILED, REFUSED, STOPPED = 0, 1, 2, 130  # exit statuses
 
