@@ -5,7 +5,7 @@ from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
 from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.picked import pnp
-from drrlib.registration.pipeline import RANGE, Registration
+from drrlib.registration.pipeline import EVERYWHERE, RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
 from drrlib.registration.result import Comparison, RegistrationResult
 from drrlib.registration.stages import descend_together, refine
@@ -13,6 +13,7 @@ from drrlib.registration.sweep import spread, sweep
 
 __all__ = [
     "COARSE_TO_FINE",
+    "EVERYWHERE",
     "PAPER",
     "PRESETS",
     "RANGE",

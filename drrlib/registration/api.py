@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from drrlib.arrays import Numbers
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.geometry import inverse
+from drrlib.geometry import CArm, inverse
 from drrlib.optimize import Objective, covariance, normal_equations
 from drrlib.registration.descent import PAPER, descend
 from drrlib.registration.judge import hold
 from drrlib.registration.levels import level_sight
-from drrlib.registration.pipeline import RANGE, Registration
+from drrlib.registration.pipeline import EVERYWHERE, RANGE, Registration
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.view import View, check_images, check_starts
@@ -24,7 +27,7 @@ def register(
     start: Numbers | None = None,
     *,
     preset: str | Preset | None = None,
-    search: tuple[float, float] = RANGE,
+    search: tuple[float, float] | None = None,
     free: Sequence[str] = (),
     loss: str | Callable = "zncc",
     backend: str = "auto",
@@ -37,14 +40,17 @@ def register(
             whose `pose`s say how the cameras stood to each other.
         volume: CT as attenuation.
         start: Pose parameters eta of the first view to search around, [6], or several [s, 6];
-            None for what the first view knows.
+            None for what the first view knows; where it knows nothing, all directions of view are
+            tried, for some four times the cost.
         preset: "robust" looks everywhere in the range and again where it is not sure; "xray" does
             so for pictures of unknown making: both images are normalised in windows, negatives
             are found, and rays that leave the CT do not count; "fast" tries less and stops at
             about 100 pixels across; "paper" is one start, one level and 250 steps of Adam without
             any search; or a `Preset`. None for "robust", and for "xray" where a view says that its
             values are no line integrals (`View.lines`).
-        search: How far the pose may be from a start: each angle [rad] and each shift [mm].
+        search: How far the pose may be from a start: each angle [rad] and each shift [mm]. None
+            for 45 degrees and 60 mm. With pi, only the start's isocentre counts, as if there were
+            none; that is what is searched where there is none, with 100 mm around the CT's centre.
         free: Lengths of the C-arm to find with the pose at the finest level: "sdd", "delx",
             "dely", "x0", "y0". One view holds their combination with the pose weakly: see
             `condition`.
@@ -73,6 +79,13 @@ def register(
                 f"got a {type(view).__name__} for an X-ray image; expected View(image, carm)"
             )
     first, start = views[0], _start(views[0], volume, start)
+    if search is None:
+        search = EVERYWHERE if start is None else RANGE
+    if start is None and (preset == "paper" or not isinstance(first.carm, CArm)):
+        raise ConfigError(
+            'no start is given and the view knows none; preset "paper" and CT localizers need one: '
+            "pass start=eta(theta, phi, ..., degrees=True) near the pose"
+        )
     if preset == "paper":
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
             raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
@@ -91,7 +104,7 @@ def register(
     )
     found = prepared(
         [v.image for v in views],
-        start.reshape(1, -1, 6),
+        torch.zeros(1, 1, 6) if start is None else start.reshape(1, -1, 6),
         weights=[v.weights for v in views],
         search=search,
         free=free,
@@ -100,18 +113,13 @@ def register(
     return found[0]
 
 
-def _start(view: View, volume: Volume, start: Numbers | None):
-    """Where to look, [6] or [s, 6]."""
+def _start(view: View, volume: Volume, start: Numbers | None) -> Tensor | None:
+    """Where to look, [6] or [s, 6]; None where nothing is known."""
     if start is not None:
         return check_starts(start)
-    if view.start is not None:
-        return view.start
-    if view.pose is not None:
+    if view.start is None and view.pose is not None:
         return view.carm.eta(view.pose, volume.center)
-    raise ConfigError(
-        "no start is given and the view knows none; pass start=eta(theta, phi, ..., degrees=True) "
-        "near the pose, such as eta() for a frontal view or eta(phi=90, degrees=True) for a lateral"
-    )
+    return view.start
 
 
 def _check_poses(views: Sequence[View]) -> bool:

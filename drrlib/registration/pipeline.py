@@ -2,7 +2,8 @@
 
 One start can fall into the wrong valley, and what decides is rotation. So the pipeline
 
-1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`),
+1. sweeps coarse images of many rotations, each with all shifts at once (`sweep`); of views from
+   everywhere, each with all turns as well, where nothing is known (`everywhere`),
 2. lets the best few descend together at that level,
 3. refines those that ended in different places by Levenberg-Marquardt at finer levels of detector
    and volume, fewer from level to level, and
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import Geometry, mtre
+from drrlib.geometry import CArm, Geometry, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
 from drrlib.registration.doubt import doubt
+from drrlib.registration.everywhere import sweep_everywhere
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import Levels
 from drrlib.registration.plan import Preset, get_preset
@@ -48,6 +50,9 @@ from drrlib.similarity import Model, check_falls, get_loss
 from drrlib.volume import Volume
 
 RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, mm]
+EVERYWHERE = (math.pi, 100.0)  # where no start is known
+# Directions of view for each rotation of a preset, and candidates for each it keeps, everywhere.
+_DIRECTIONS, _CANDIDATES = 2, 2
 # Steps below these end a level, and the finest level [rad, mm].
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
@@ -279,18 +284,20 @@ class Registration:
     def _sweep(self, plan, objective: Objective, start, task, inverted: bool):
         """The best of the poses tried around every start: rows, owners, likeness, renders."""
         first, (turn, shift) = objective.sights[0], task.search
-        tries = [
-            sweep(
-                first,
-                start[:, s],
-                spread(plan.rotations, turn, shift, plan.seed + s),
-                shift,
-                inverted,
-            )
-            for s in range(start.shape[1])
-        ]
+        everywhere = turn >= EVERYWHERE[0] and isinstance(self.carm, CArm)
+        most = plan.kept
+        if everywhere:
+            most, rotations = _CANDIDATES * most, _DIRECTIONS * plan.rotations
+        tries = []
+        for s in range(start.shape[1]):
+            around, seed = start[:, s], plan.seed + s
+            if everywhere:
+                tries.append(sweep_everywhere(first, around, rotations, shift, seed, inverted))
+            else:
+                moves = spread(plan.rotations, turn, shift, seed)
+                tries.append(sweep(first, around, moves, shift, inverted))
         eta, likeness, negative = (torch.cat([x[k] for x in tries], dim=1) for k in range(3))
-        count, kept = len(start), min(plan.kept, likeness.shape[1])
+        count, kept = len(start), min(most, likeness.shape[1])
         best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
         rows = torch.arange(count)[:, None]
         owner = rows + count * negative[rows, best]

@@ -81,7 +81,7 @@ def sweep(
     at_once = max(1, _AT_ONCE // (wide.height * wide.width))
     found = []
     for t, pose in enumerate(poses):
-        fixed = _fixed(sight, t)
+        fixed = compared(sight, t)
         parts = pose.split(at_once)
         found.append([_best_shifts(sight, fixed, wider, part, inverted) for part in parts])
     # [image, part of the poses, (eta, likeness)] of [signs, poses, ...] each
@@ -103,7 +103,7 @@ class _Wide(NamedTuple):
     pad: list[int]
 
 
-def _fixed(sight: Sight, t: int) -> tuple[Tensor, Tensor]:
+def compared(sight: Sight, t: int) -> tuple[Tensor, Tensor]:
     """An image as it is compared, and its weights."""
     fixed = sight.fixed[t]
     weights = torch.ones_like(fixed) if sight.weights is None else sight.weights[t]

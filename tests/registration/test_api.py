@@ -361,7 +361,11 @@ HOLE[3, 4] = math.nan
         (dict(start=NEAR.expand(0, 6)), ShapeError, r"n >= 1"),
         (dict(start=NEAR.expand(1, 1, 6)), ShapeError, r"\[6\] or \[n, 6\]"),
         (dict(start=NEAR * math.nan), ConfigError, "start has NaN"),
-        (dict(start=None, pose=None), ConfigError, "no start is given and the view knows none"),
+        (
+            dict(start=None, pose=None, preset="paper"),
+            ConfigError,
+            "no start is given and the view",
+        ),
         (
             dict(preset="best"),
             ConfigError,

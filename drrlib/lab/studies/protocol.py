@@ -181,7 +181,7 @@ class Protocol:
 def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
     """A phantom or data set by its name, or what `read_volume` reads; kept, since shards share it.
 
-    A CT is averaged to about `voxel` mm.
+    A CT is averaged to about `voxel` mm; 0 leaves its own voxels.
     """
     if name in phantoms.MAKERS:
         phantom = phantoms.MAKERS[name](voxel)
@@ -190,7 +190,9 @@ def load_volume(name: str, voxel: float, device: str = "cpu") -> Volume:
         volume = read_volume(name)
     else:
         volume = datasets.volume(name.removeprefix("ct:"))  # raises, with the names, if none
-    return volume.coarsen_to(voxel).crop_to_support().to(device)
+    if voxel:
+        volume = volume.coarsen_to(voxel)
+    return volume.crop_to_support().to(device)
 
 
 def known_entries(protocol: type, config: Mapping) -> Mapping:

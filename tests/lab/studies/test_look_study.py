@@ -59,14 +59,17 @@ def test_the_middle_of_a_volume_is_where_it_was():
 
 def test_stated_against_true_by_hand():
     trials = pd.DataFrame({
-        "look": ["a"] * 4 + ["b"], "mtre_mm": [0.1, 0.5, 2.5, 9.0, 0.9],
-        "target_sd_mm": [0.2, 0.3, 1.0, 1.0, 1.0], "converged": [True, True, True, False, False],
+        "look": ["a"] * 4 + ["b"], "mtre_mm": [0.1, 0.5, 2.5, 9.0, 1.9],
+        "in_plane_mm": [0.1, 0.5, 0.2, 5.0, 0.3], "depth_mm": [0.0, 0.1, 2.4, 1.0, 1.8],
+        "target_sd_mm": [0.2, 0.3, 1.0, 1.0, 1.0], "depth_sd_mm": [0.1, 0.1, 1.0, 1.0, 1.0],
+        "converged": [True, True, True, False, False],
     })  # fmt: skip
     table = stated_against_true(trials, ["look"]).set_index("look")
-    a = table.loc["a"]
-    assert (a["trials"], a["found"], a["converged"], a["wrong_and_converged"]) == (4, 2, 3, 1)
-    assert a["within_1_sd_percent"] == pytest.approx(100 / 3)
-    assert a["within_2_sd_percent"] == pytest.approx(200 / 3)
-    assert np.isnan(table.loc["b", "within_1_sd_percent"])
+    a, b = table.loc["a"], table.loc["b"]
+    assert (a["trials"], a["found"], a["right"]) == (4, 2, 2)
+    assert (a["converged"], a["wrong_and_converged"], a["median_mm"]) == (3, 1, 1.5)
+    assert (a["within_1_sd_percent"], a["within_2_sd_percent"]) == (25, 50)
+    # Loose in depth, as it says, and tight across the view: right.
+    assert (b["found"], b["right"], b["within_2_sd_percent"]) == (0, 1, 100)
     assert list(stated_against_true(trials)["trials"]) == [5]
-    assert list(stated_against_true(trials[:0], ["look"])["trials"]) == []
+    assert len(stated_against_true(trials[:0], ["look"])) == 0
