@@ -59,7 +59,8 @@ def arrays(draw: random.Random):
     if made in (str, object, ">f4") or draw.random() < 0.4:
         return draw.choice([values, values.tolist()])
     tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return draw.choice([tensor, tensor, tensor.to_sparse() if tensor.ndim else tensor])
+    kinds = [tensor, tensor.to("meta"), tensor.to_sparse() if tensor.ndim else tensor]
+    return draw.choice([*kinds, tensor, tensor])
 
 
 def from_matrix(matrix, height, width, delx, sod):

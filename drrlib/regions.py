@@ -86,8 +86,6 @@ def polygon(carm: CArm, corners: Numbers) -> Float[Tensor, "height width"]:
         ShapeError: not [n, 2] with n >= 3.
         ConfigError: corners that are not finite, or no pixel inside.
     """
-    from matplotlib.path import Path  # of the extra `lab`
-
     points = as_tensor(corners, "corners").detach().to("cpu", torch.float64).numpy()
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise ShapeError(
@@ -95,11 +93,13 @@ def polygon(carm: CArm, corners: Numbers) -> Float[Tensor, "height width"]:
         )
     if not np.isfinite(points).all():
         raise ConfigError("corners has NaN or infinite positions; expected pixels")
-    row, column = torch.broadcast_tensors(*_pixels(carm))
-    pixels = torch.stack([column.flatten(), row.flatten()], dim=1).numpy()
-    # Path's own closing vertex would be the last corner, which it would then ignore.
-    inside = Path(np.vstack([points, points[:1]]), closed=True).contains_points(pixels)
-    return _not_empty(torch.from_numpy(inside).reshape(carm.height, carm.width), "the polygon")
+    row, column = (x.numpy() for x in _pixels(carm))
+    inside = np.zeros((carm.height, carm.width), dtype=bool)
+    for (x, y), (x2, y2) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if y != y2:  # an edge to the right of a pixel's centre takes it in, or out again
+            crossed = (row >= min(y, y2)) & (row < max(y, y2))
+            inside ^= crossed & (column < x + (row - y) * ((x2 - x) / (y2 - y)))
+    return _not_empty(torch.from_numpy(inside), "the polygon")
 
 
 def outside(weights: Numbers) -> Float[Tensor, "*image"]:

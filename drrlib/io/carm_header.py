@@ -25,21 +25,27 @@ For the start of a registration (`start_from_dicom`) also:
 - TableMotion and increments (C.8.7.4) are relative to the first frame. No tag of these objects
   says where a CT lies relative to the isocentre, so that b is not in the header.
 
+Enhanced XA and XRF keep all this in functional groups, shared or of each frame, which
+`xray_file.flat_header` lays flat.
+
 Only these tags are read; none of them names the patient.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
+from pydicom.dataset import Dataset
 from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.dicom_tags import stated_numbers
+from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
 # Which tag holds a length, at which place, and what it is.
 _LENGTHS = {
@@ -84,8 +90,10 @@ def carm_from_dicom(
         DicomError: names the missing or unusable tag and the keyword that replaces it.
         GeometryError: lengths that no C-arm can have.
     """
-    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
-    angles = [positioner_angle(header, which, frame) for which in ("Secondary", "Primary")]
+    lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
+    with _flat(header, frame) as (header, place):
+        device, turn = _device(header, lengths, place)
+        angles = [positioner_angle(header, which, place) for which in ("Secondary", "Primary")]
     return device, None if None in angles else eta(angles[0], angles[1], turn, degrees=True)
 
 
@@ -130,7 +138,20 @@ def start_from_dicom(
     for name, values in (("theta", [theta]), ("phi", [phi]), ("gamma", [gamma]), ("b", offset)):
         if not all(v is None or math.isfinite(v) for v in values) or len(offset) != 3:
             raise ConfigError(f"{name} is {values}; expected finite numbers, and three for b")
-    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
+    lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
+    if b is None and frame and _table_moved(header, frame):
+        raise DicomError(
+            f"the table moved before frame {frame}; its tags tell the way in the table's own "
+            "directions and only since frame 0: pass b=... [mm], or use frame 0"
+        )
+    with _flat(header, frame) as (header, place):
+        return _start(header, place, lengths, (theta, phi, gamma), offset, flipped)
+
+
+def _start(header, frame: int, lengths, given, offset, flipped) -> tuple[CArm, Float[Tensor, "6"]]:
+    """As `start_from_dicom`, from a flat header."""
+    device, turn = _device(header, lengths, frame)
+    theta, phi, gamma = given
     angles = []
     for name, which, value in (("theta", "Secondary", theta), ("phi", "Primary", phi)):
         known = positioner_angle(header, which, frame) if value is None else None
@@ -140,11 +161,6 @@ def start_from_dicom(
                 "[rad] (theta=0, phi=0: detector in front of the patient; phi=pi/2: at the left)"
             )
         angles.append(math.radians(known) if value is None else value)
-    if b is None and frame and _table_moved(header, frame):
-        raise DicomError(
-            f"the table moved before frame {frame}; its tags tell the way in the table's own "
-            "directions and only since frame 0: pass b=... [mm], or use frame 0"
-        )
     start = eta(*angles, 0.0, offset)
     if flipped is not None:
         device = dataclasses.replace(device, flipped=flipped)
@@ -156,6 +172,30 @@ def start_from_dicom(
         _check_head_first(header)
         start[2] = math.radians(turn)
     return device, start
+
+
+@contextlib.contextmanager
+def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
+    """A header without functional groups, and the frame's number in it; errors name the groups.
+
+    Raises:
+        ConfigError: no such frame.
+    """
+    if not is_grouped(header):
+        yield header, frame
+        return
+    count = (_numbers(header, "NumberOfFrames") or [1.0])[0]
+    if not 0 <= frame < count:
+        raise ConfigError(f"frame is {frame}; the image has {count:g}, counted from 0")
+    try:
+        yield flat_header(header, frame), 0
+    except DicomError as error:
+        raise DicomError(
+            f"{error} (looked for at the top and in the functional groups of frame {frame}: "
+            "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
+            "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
+            "PositionerPositionSequence, PatientOrientationInFrameSequence)"
+        ) from None
 
 
 def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, float]:
@@ -183,6 +223,10 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
 
 
 def _table_moved(header, frame: int) -> bool:
+    if is_grouped(header):
+        here, first = (flat_header(header, k) for k in (frame, 0))
+        places = [(_numbers(here, tag), _numbers(first, tag)) for tag in TABLE]
+        return any(a is not None and b is not None and abs(a[0] - b[0]) > 0.05 for a, b in places)
     if str(header.get("TableMotion")).strip().upper() != "DYNAMIC":
         return False
     steps = [_numbers(header, tag) for tag in _TABLE]

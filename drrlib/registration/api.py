@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from drrlib.arrays import Numbers
 from drrlib.drr import DRR
-from drrlib.errors import ConfigError
-from drrlib.geometry import inverse
+from drrlib.errors import ConfigError, GeometryError
+from drrlib.geometry import BEHIND, depth, inverse
 from drrlib.optimize import Objective, covariance, normal_equations
 from drrlib.registration.descent import PAPER, descend
 from drrlib.registration.judge import hold
@@ -61,6 +61,7 @@ def register(
 
     Raises:
         ShapeError, ConfigError: what is wrong with which argument.
+        GeometryError: views that look away from each other, or from the volume.
     """
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
@@ -107,6 +108,10 @@ def _start(view: View, volume: Volume, start: Numbers | None):
     if view.start is not None:
         return view.start
     if view.pose is not None:
+        if float(depth(volume.center, view.pose)) < 0:
+            raise GeometryError(
+                f"by the view's pose, which is where to look, the volume's centre lies {BEHIND}"
+            )
         return view.carm.eta(view.pose, volume.center)
     raise ConfigError(
         "no start is given and the view knows none; pass start=eta(theta, phi, ..., degrees=True) "
@@ -121,6 +126,12 @@ def _check_poses(views: Sequence[View]) -> bool:
             f"views {lacking} of {len(views)} have no pose; expected world_from_camera for each, "
             "in one frame, so that their places to each other are known"
         )
+    if not lacking and views:
+        first = views[0]
+        isocenter = first.pose[:3, 3] + float(first.carm.sod) * first.pose[:3, 2]
+        for k, view in enumerate(views):
+            if float(depth(isocenter, view.pose)) < 0:
+                raise GeometryError(f"view {k} has the isocentre of view 0 {BEHIND}")
     return len(views) > 1
 
 
