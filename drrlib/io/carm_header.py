@@ -184,9 +184,7 @@ def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
     if not is_grouped(header):
         yield header, frame
         return
-    count = (_numbers(header, "NumberOfFrames") or [1.0])[0]
-    if not 0 <= frame < count:
-        raise ConfigError(f"frame is {frame}; the image has {count:g}, counted from 0")
+    _check_frame(header, frame)
     try:
         yield flat_header(header, frame), 0
     except DicomError as error:
@@ -196,6 +194,12 @@ def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
             "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
             "PositionerPositionSequence, PatientOrientationInFrameSequence)"
         ) from None
+
+
+def _check_frame(header, frame: int) -> None:
+    frames = _numbers(header, "NumberOfFrames") or [1.0]
+    if not 0 <= frame < frames[0]:
+        raise ConfigError(f"frame is {frame}; the image has {frames[0]:g}, counted from 0")
 
 
 def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, float]:
@@ -210,9 +214,7 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
     }
     height, width = _pixels(header, "Rows"), _pixels(header, "Columns")
     turn, flipped = _orientation(header)
-    frames = _numbers(header, "NumberOfFrames") or [1.0]
-    if not 0 <= frame < frames[0]:
-        raise ConfigError(f"frame is {frame}; the image has {frames[0]:g}, counted from 0")
+    _check_frame(header, frame)
     for tag in ("DetectorPrimaryAngle", "DetectorSecondaryAngle"):
         if any(_numbers(header, tag) or []):
             raise DicomError(
@@ -224,6 +226,7 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
 
 def _table_moved(header, frame: int) -> bool:
     if is_grouped(header):
+        _check_frame(header, frame)
         here, first = (flat_header(header, k) for k in (frame, 0))
         places = [(_numbers(here, tag), _numbers(first, tag)) for tag in TABLE]
         return any(a is not None and b is not None and abs(a[0] - b[0]) > 0.05 for a, b in places)

@@ -34,7 +34,7 @@ def _image(drr, eta):
 
 
 def _registered(drr, image, start, carm=CARM, **options):
-    return register(View(image, carm), drr.volume, start, **options)
+    return register(View(image, carm), drr.volume, start, preset="fast", **options)
 
 
 def test_a_mirrored_image_is_named_and_not_accepted(drr):
