@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_length, as_tensor, as_whole
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import CArm
+from drrlib.geometry import CArm, Geometry
 
 _CENTRAL = 0.2  # part of the image, around its middle, that is taken to be open
 _DEEPEST = 0.4  # a blade reaches at most so far into the image
@@ -35,17 +35,19 @@ def rectangle(
     Raises:
         ConfigError: no pixel of the detector, or beyond it.
     """
-    for name, (first, last), most in (
-        ("rows", rows, carm.height),
-        ("columns", columns, carm.width),
-    ):
-        if not 0 <= first < last <= most:
+    _check(carm)
+    spans = []
+    for name, span, most in (("rows", rows, carm.height), ("columns", columns, carm.width)):
+        pair = isinstance(span, (tuple, list)) and len(span) == 2
+        first, last = (as_whole(x, name, 0) for x in span) if pair else (0, 0)
+        if not first < last <= most:
             raise ConfigError(
-                f"{name} is {(first, last)}; expected 0 <= first < last <= {most}, the last one "
+                f"{name} is {str(span)[:60]}; expected 0 <= first < last <= {most}, the last one "
                 "not included"
             )
+        spans.append(slice(first, last))
     weights = torch.zeros(carm.height, carm.width, dtype=torch.float64)
-    weights[rows[0] : rows[1], columns[0] : columns[1]] = 1
+    weights[tuple(spans)] = 1
     return weights
 
 
@@ -62,11 +64,15 @@ def circle(
         radius_mm: On the detector [mm].
 
     Raises:
-        ConfigError: a radius that is not above 0, or no pixel inside.
+        ShapeError: a centre that is not (column, row).
+        ConfigError: no CArm, a radius that is not above 0, or no pixel inside.
     """
-    if not radius_mm > 0:
-        raise ConfigError(f"radius_mm is {radius_mm}; expected more than 0 mm on the detector")
+    radius_mm = as_length(radius_mm, "radius_mm, on the detector,")
+    point = as_tensor(center, "center").detach().to("cpu", torch.float64)
+    if tuple(point.shape) != (2,):
+        raise ShapeError(f"center has shape {tuple(point.shape)}; expected (column, row)")
     row, column = _pixels(carm)
+    center = point.tolist()
     apart = ((column - center[0]) * float(carm.delx), (row - center[1]) * float(carm.dely))
     inside = apart[0].square() + apart[1].square() <= radius_mm**2
     return _not_empty(inside, f"the circle around {tuple(center)}")
@@ -205,8 +211,14 @@ def _darker(blade: Tensor, field: Tensor) -> bool:
 
 def _pixels(carm: CArm) -> tuple[Tensor, Tensor]:
     """Rows [height, 1] and columns [1, width] of the pixels' centres."""
+    _check(carm)
     rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (carm.height, carm.width))
     return rows[:, None], columns[None]
+
+
+def _check(carm) -> None:
+    if not isinstance(carm, Geometry):
+        raise ConfigError(f"carm is a {type(carm).__name__}; expected the CArm of the image")
 
 
 def _not_empty(inside: Tensor, what: str) -> Float[Tensor, "height width"]:

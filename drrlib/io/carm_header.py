@@ -44,7 +44,7 @@ from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
-from drrlib.io.dicom_tags import stated_numbers
+from drrlib.io.dicom_tags import stated_numbers, words
 from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
 # Which tag holds a length, at which place, and what it is.
@@ -166,7 +166,7 @@ def _start(header, frame: int, lengths, given, offset, flipped) -> tuple[CArm, F
         device = dataclasses.replace(device, flipped=flipped)
     if gamma is not None:
         start[2] = gamma
-    elif header.get("PatientOrientation"):
+    elif words(header, "PatientOrientation"):
         device, start[2] = _as_stored(header, device, start, flipped)
     else:
         _check_head_first(header)
@@ -230,14 +230,14 @@ def _table_moved(header, frame: int) -> bool:
         here, first = (flat_header(header, k) for k in (frame, 0))
         places = [(_numbers(here, tag), _numbers(first, tag)) for tag in TABLE]
         return any(a is not None and b is not None and abs(a[0] - b[0]) > 0.05 for a, b in places)
-    if str(header.get("TableMotion")).strip().upper() != "DYNAMIC":
+    if "DYNAMIC" not in words(header, "TableMotion"):
         return False
     steps = [_numbers(header, tag) for tag in _TABLE]
     return any(s is None or any(s[: frame + 1]) for s in steps)
 
 
 def _check_head_first(header) -> None:
-    position = str(header.get("PatientPosition") or "HFS").strip().upper()
+    position = (words(header, "PatientPosition") or ["HFS"])[0]
     if not position.startswith("HF"):
         raise DicomError(
             "PatientPosition is not head first and the header lacks PatientOrientation, so it is "
@@ -248,13 +248,12 @@ def _check_head_first(header) -> None:
 
 def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tuple[CArm, float]:
     """The C-arm and gamma for which rows and columns point where PatientOrientation says."""
-    letters = header.get("PatientOrientation")
-    if str(header.get("AnatomicalOrientationType") or "BIPED").strip().upper() != "BIPED":
+    texts = words(header, "PatientOrientation")
+    if (words(header, "AnatomicalOrientationType") or ["BIPED"]) != ["BIPED"]:
         raise DicomError(
             "AnatomicalOrientationType is not BIPED, so PatientOrientation has the letters of an "
             "animal; pass gamma=... [rad] and flipped=..."
         )
-    texts = [letters] if isinstance(letters, str) else [str(x) for x in letters]
     if len(texts) != 2 or any(t[:1] not in _LETTERS for t in texts):
         raise _unusable(
             "PatientOrientation",
@@ -320,7 +319,7 @@ def _orientation(header) -> tuple[float, bool]:
     turn = (_numbers(header, "FieldOfViewRotation") or [0.0])[0]
     if turn not in (0.0, 90.0, 180.0, 270.0):
         raise _unusable("FieldOfViewRotation", expected="0, 90, 180 or 270")
-    flip = str(header.get("FieldOfViewHorizontalFlip") or "NO").strip().upper()
+    flip = (words(header, "FieldOfViewHorizontalFlip") or ["NO"])[0]
     if flip not in ("YES", "NO"):
         raise _unusable("FieldOfViewHorizontalFlip", expected="YES or NO")
     return turn, flip == "YES"
@@ -333,7 +332,7 @@ def positioner_angle(header, which: str, frame: int) -> float | None:
     if first is None:
         return None
     steps = _numbers(header, f"{tag}Increment")
-    if frame and steps is None and str(header.get("PositionerMotion")).upper() == "DYNAMIC":
+    if frame and steps is None and "DYNAMIC" in words(header, "PositionerMotion"):
         raise DicomError(
             f"the header lacks {tag}Increment although the positioner moved; expected one value, "
             f"or one for each frame: only the angle of frame 0 is known"

@@ -212,11 +212,9 @@ def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
             flat.ModalityLUTSequence = [item]
         return
     _copy(item, flat, {*_TOP, *TABLE})
-    isocenter = value(item, "DistanceSourceToIsocenter")
+    isocenter = numbers(item, "DistanceSourceToIsocenter", 1)
     if isocenter is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's text quotes the value
-            flat[_PATIENT] = DataElement(_PATIENT, "DS", str(isocenter)[:16])
+        flat[_PATIENT] = DataElement(_PATIENT, "DS", f"{isocenter[0]:.9g}")
     for count in (1, 2):
         sides = numbers(item, "FieldOfViewDimensionsInFloat", count)
         if sides is not None and (abs(sides) < 1e6).all():
