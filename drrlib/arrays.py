@@ -22,7 +22,7 @@ def as_tensor(values: Numbers, name: str, dtype: torch.dtype | None = None) -> T
         dtype: Wanted type; None keeps floating types and makes whole numbers and masks float64.
 
     Raises:
-        DtypeError: text, objects, complex numbers, or rows of different lengths.
+        DtypeError: text, objects, complex numbers, rows of different lengths, or no values at all.
     """
     if not isinstance(values, Tensor):
         try:
@@ -40,11 +40,21 @@ def as_tensor(values: Numbers, name: str, dtype: torch.dtype | None = None) -> T
             ) from error
     if values.layout != torch.strided:
         raise DtypeError(f"{name} is a sparse tensor; expected a dense one: to_dense()")
+    check_values(values, name)
     if values.is_complex():
         raise DtypeError(f"{name} has complex numbers; expected real ones")
     if dtype is None and not values.is_floating_point():
         dtype = torch.float64
     return values if dtype is None else values.to(dtype)
+
+
+def check_values(values: Tensor, name: str) -> None:
+    """Raises DtypeError where a tensor is on the device meta, which keeps shapes alone."""
+    if values.device.type == "meta":
+        raise DtypeError(
+            f"{name} is on the device meta, where tensors have a shape and no values; expected one "
+            "with values, on the CPU or a GPU"
+        )
 
 
 def as_affine(values: Numbers, name: str = "affine") -> Tensor:

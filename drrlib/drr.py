@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import LENGTHS, Geometry
+from drrlib.geometry import BEHIND, LENGTHS, Geometry, depth
 from drrlib.projectors import (
     METHODS,
     Grid,
@@ -149,8 +149,12 @@ class DRR:
             pose: [..., 4, 4].
 
         Gradients: pose, the lengths of `carm`, `volume.mu`; first derivatives.
+
+        Warns where poses on the CPU leave the whole volume behind the source, which is black.
         """
-        frames, rows = self.frames(as_tensor(pose, "pose"))
+        pose = as_tensor(pose, "pose")
+        frames, rows = self.frames(pose)
+        self._say_behind(pose)
         how = dict(method=self.method, backend=self.backend, patch_size=self.patch_size)
         image = images(self.grid, frames.reshape(-1, 12), rows, self.carm.width, **how)
         return image.reshape(*frames.shape[:-2], 1, self.carm.height, self.carm.width)
@@ -164,6 +168,17 @@ class DRR:
             self.grid.check_poses(pose.shape[:-2].numel() if shift else self.grid.volumes)
         frame, rows = self.carm.strips(pose)
         return self.grid.frames(*frame, shift=shift), rows
+
+    def _say_behind(self, pose: Tensor) -> None:
+        """Warns where every pose looks away from the volume. Poses on a GPU are not waited for."""
+        if type(pose) is not Tensor or not pose.is_cpu or torch.compiler.is_compiling():
+            return
+        pose, volume = pose.detach().double(), self.volume
+        if bool((depth(volume.center, pose) < 0).all()) and pose.numel():
+            ends = [torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in volume.shape]
+            corners = torch.cartesian_prod(*ends) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+            if bool((depth(corners, pose[..., None, :, :]) < 0).all()):
+                warnings.warn(f"the whole volume lies {BEHIND}", stacklevel=3)
 
     def march(self, frames: Float[Tensor, "b k 12"]) -> "March":
         """Images of `frames`, with what their derivatives by them are made of; without history."""

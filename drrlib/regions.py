@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_length, as_tensor, as_whole
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import CArm
+from drrlib.geometry import CArm, Geometry
 
 _CENTRAL = 0.2  # part of the image, around its middle, that is taken to be open
 _DEEPEST = 0.4  # a blade reaches at most so far into the image
@@ -35,17 +35,19 @@ def rectangle(
     Raises:
         ConfigError: no pixel of the detector, or beyond it.
     """
-    for name, (first, last), most in (
-        ("rows", rows, carm.height),
-        ("columns", columns, carm.width),
-    ):
-        if not 0 <= first < last <= most:
+    _check(carm)
+    spans = []
+    for name, span, most in (("rows", rows, carm.height), ("columns", columns, carm.width)):
+        pair = isinstance(span, (tuple, list)) and len(span) == 2
+        first, last = (as_whole(x, name, 0) for x in span) if pair else (0, 0)
+        if not first < last <= most:
             raise ConfigError(
-                f"{name} is {(first, last)}; expected 0 <= first < last <= {most}, the last one "
+                f"{name} is {str(span)[:60]}; expected 0 <= first < last <= {most}, the last one "
                 "not included"
             )
+        spans.append(slice(first, last))
     weights = torch.zeros(carm.height, carm.width, dtype=torch.float64)
-    weights[rows[0] : rows[1], columns[0] : columns[1]] = 1
+    weights[tuple(spans)] = 1
     return weights
 
 
@@ -62,11 +64,15 @@ def circle(
         radius_mm: On the detector [mm].
 
     Raises:
-        ConfigError: a radius that is not above 0, or no pixel inside.
+        ShapeError: a centre that is not (column, row).
+        ConfigError: no CArm, a radius that is not above 0, or no pixel inside.
     """
-    if not radius_mm > 0:
-        raise ConfigError(f"radius_mm is {radius_mm}; expected more than 0 mm on the detector")
+    radius_mm = as_length(radius_mm, "radius_mm, on the detector,")
+    point = as_tensor(center, "center").detach().to("cpu", torch.float64)
+    if tuple(point.shape) != (2,):
+        raise ShapeError(f"center has shape {tuple(point.shape)}; expected (column, row)")
     row, column = _pixels(carm)
+    center = point.tolist()
     apart = ((column - center[0]) * float(carm.delx), (row - center[1]) * float(carm.dely))
     inside = apart[0].square() + apart[1].square() <= radius_mm**2
     return _not_empty(inside, f"the circle around {tuple(center)}")
@@ -86,8 +92,6 @@ def polygon(carm: CArm, corners: Numbers) -> Float[Tensor, "height width"]:
         ShapeError: not [n, 2] with n >= 3.
         ConfigError: corners that are not finite, or no pixel inside.
     """
-    from matplotlib.path import Path  # of the extra `lab`
-
     points = as_tensor(corners, "corners").detach().to("cpu", torch.float64).numpy()
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3:
         raise ShapeError(
@@ -95,11 +99,13 @@ def polygon(carm: CArm, corners: Numbers) -> Float[Tensor, "height width"]:
         )
     if not np.isfinite(points).all():
         raise ConfigError("corners has NaN or infinite positions; expected pixels")
-    row, column = torch.broadcast_tensors(*_pixels(carm))
-    pixels = torch.stack([column.flatten(), row.flatten()], dim=1).numpy()
-    # Path's own closing vertex would be the last corner, which it would then ignore.
-    inside = Path(np.vstack([points, points[:1]]), closed=True).contains_points(pixels)
-    return _not_empty(torch.from_numpy(inside).reshape(carm.height, carm.width), "the polygon")
+    row, column = (x.numpy() for x in _pixels(carm))
+    inside = np.zeros((carm.height, carm.width), dtype=bool)
+    for (x, y), (x2, y2) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if y != y2:  # an edge to the right of a pixel's centre takes it in, or out again
+            crossed = (row >= min(y, y2)) & (row < max(y, y2))
+            inside ^= crossed & (column < x + (row - y) * ((x2 - x) / (y2 - y)))
+    return _not_empty(torch.from_numpy(inside), "the polygon")
 
 
 def outside(weights: Numbers) -> Float[Tensor, "*image"]:
@@ -205,8 +211,14 @@ def _darker(blade: Tensor, field: Tensor) -> bool:
 
 def _pixels(carm: CArm) -> tuple[Tensor, Tensor]:
     """Rows [height, 1] and columns [1, width] of the pixels' centres."""
+    _check(carm)
     rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (carm.height, carm.width))
     return rows[:, None], columns[None]
+
+
+def _check(carm) -> None:
+    if not isinstance(carm, Geometry):
+        raise ConfigError(f"carm is a {type(carm).__name__}; expected the CArm of the image")
 
 
 def _not_empty(inside: Tensor, what: str) -> Float[Tensor, "height width"]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_affine, as_length, as_tensor, as_whole
+from drrlib.arrays import Numbers, as_affine, as_length, as_tensor, as_whole, check_values
 from drrlib.errors import ConfigError, GeometryError, ShapeError, VolumeError
 
 # Linear attenuation of water at 60 keV [1/mm]: 0.2059 cm2/g x 1 g/cm3.
@@ -51,6 +51,7 @@ class Volume:
     def __post_init__(self):
         dense = isinstance(self.mu, Tensor) and self.mu.layout == torch.strided
         mu = self.mu if dense else _float32(self.mu, "mu")
+        check_values(mu, "mu")
         object.__setattr__(self, "mu", mu)
         if mu.ndim != 3 or mu.numel() == 0:
             raise ShapeError(f"mu has shape {tuple(mu.shape)}; expected [x, y, z], none empty")

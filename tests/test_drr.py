@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from drrlib.drr import DRR
-from drrlib.errors import BackendError, ConfigError, ShapeError
+from drrlib.errors import BackendError, ConfigError, GeometryError, ShapeError
 from drrlib.geometry import CArm, ScanProjection
 from drrlib.projectors import METHODS
+from drrlib.registration import register
+from drrlib.view import View
 from drrlib.volume import Volume
 from helpers import KERNELS, affine, outside_band, placed, random_volume, worst
 
@@ -266,3 +268,21 @@ def test_other_lengths_are_those_of_a_changed_carm_and_takes_gradients():
     assert sdd.grad != 0 and drr.carm.sdd == 200.0
     with pytest.raises(ConfigError, match=r"no sid; it has sdd"):
         drr.at(ETA, sid=1000.0)
+
+
+def test_a_matrix_of_the_other_sign_is_named():
+    """Its camera looks the other way: the image is black, and a search would never end well."""
+    volume, carm = _volume(), _carm()
+    drr, pose = DRR(volume, carm), carm.pose(ETA[0], volume.center)
+    matrix = -carm.projection_matrix(pose)
+    device, away = CArm.from_projection_matrix(matrix, 8, 8, carm.delx, sod=110.0)
+    with pytest.warns(UserWarning, match="behind the source.*other sign"):
+        assert not bool(drr.with_carm(device)(away).any())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = drr(torch.stack([away, pose]))  # one of two may look away
+        drr(pose * torch.nan)
+    views = [View(image[1, 0], carm, pose=x) for x in (pose, away)]
+    for given, said in ((views[1], "volume's centre lies behind"), (views, "view 1.*behind")):
+        with pytest.raises(GeometryError, match=said):
+            register(given, volume)

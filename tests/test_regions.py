@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 
 import pytest
 import torch
@@ -169,3 +170,20 @@ def test_a_collimated_image_is_registered():
     found = register(View(fixed, carm, weights), volume, start, preset="fast")
     assert found.converged and float(found.compare(ETA[0]).mtre) < 0.01
     assert not register(View(fixed, carm), volume, start, preset="fast").converged
+
+
+def test_a_polygon_needs_nothing_but_the_core(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # an import of it fails
+    star = [(20 + r * math.sin(a), 15 + r * math.cos(a)) for a, r in _STAR]
+    weights = regions.polygon(CARM, star)
+    assert 0 < float(weights.sum()) < weights.numel()
+    assert weights[15, 20] == 1 and weights[0, 0] == 0
+    # Area by the shoelace formula, on pixels that are small beside it.
+    fine = CArm(1020.0, 510.0, 600, 800, 0.1, 0.2)
+    inside = float(regions.polygon(fine, [(20 * x, 20 * y) for x, y in star]).sum()) / 400
+    x, y = torch.tensor(star).double().T
+    area = 0.5 * float((x * y.roll(-1) - x.roll(-1) * y).sum().abs())
+    assert inside == pytest.approx(area, rel=0.01)
+
+
+_STAR = [(k * math.pi / 5 + 0.1, (12, 5)[k % 2]) for k in range(10)]

@@ -1,7 +1,7 @@
 """Where source, detector and patient are: rigid motions, C-arms, CT localizers, pose errors."""
 
 from drrlib.geometry import se3
-from drrlib.geometry.carm import CArm
+from drrlib.geometry.carm import BEHIND, CArm, depth
 from drrlib.geometry.conventions import (
     from_diffdrr,
     from_nanodrr,
@@ -19,6 +19,7 @@ from drrlib.geometry.poses import write_tfm
 from drrlib.geometry.se3 import check_rigid, inverse, rigid, so3_exp, so3_log, transform_points
 
 __all__ = [
+    "BEHIND",
     "LENGTHS",
     "PARAMETERS",
     "CArm",
@@ -28,6 +29,7 @@ __all__ = [
     "Scalar",
     "ScanProjection",
     "check_rigid",
+    "depth",
     "eta",
     "from_diffdrr",
     "from_nanodrr",

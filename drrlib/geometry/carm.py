@@ -9,6 +9,8 @@ Source of the angles: DICOM PS3.3 C.8.7.5 (XA positioner); of the pose: Alfiansy
 doi:10.3844/jcssp.2024.1593.1601, Fig. 3, whose sphere of radius rho is sdd = 2 rho, sod = rho.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Real
 from torch import Tensor
@@ -17,6 +19,12 @@ from drrlib.arrays import Numbers, as_length, as_tensor, as_whole
 from drrlib.errors import GeometryError, ShapeError
 from drrlib.geometry.detector import Detector, Frame, Scalar
 from drrlib.geometry.se3 import rigid, so3_exp
+
+BEHIND = (
+    "behind the source, where nothing is seen: the pose looks the other way, as that of a "
+    "projection matrix with the other sign does; pass -matrix, or `ahead=volume.center` to "
+    "CArm.from_projection_matrix, and check the frame of the pose"
+)
 
 
 class CArm(Detector):
@@ -180,24 +188,36 @@ class CArm(Detector):
 
     @classmethod
     def from_projection_matrix(
-        cls, matrix: Numbers, height: int, width: int, delx: float, *, sod: float
+        cls,
+        matrix: Numbers,
+        height: int,
+        width: int,
+        delx: float,
+        *,
+        sod: float,
+        ahead: Numbers | None = None,
     ) -> tuple["CArm", Float[Tensor, "4 4"]]:
         """Split a calibrated 3x4 matrix into intrinsics and world_from_camera.
 
         Args:
-            matrix: World point [mm] -> (column, row, 1) x depth, up to a positive factor: the
-                depth is positive in front of the source. Pixel centres at half-integers.
+            matrix: World point [mm] -> (column, row, 1) x depth, up to a factor. Its sign tells
+                which side the source looks to, so that without `ahead` the depth must be positive
+                in front of the source: the other sign is a camera that looks away, with a black
+                image. Pixel centres at half-integers.
             height, width: Detector rows and columns.
             delx: Column spacing [mm]; a matrix does not tell it.
             sod: Source-isocentre distance [mm]; only the meaning of eta depends on it.
+            ahead: A world point in front of the source [mm], such as `volume.center`, for a matrix
+                of either sign.
 
         Raises:
-            ShapeError: not 3x4.
-            GeometryError: singular, or with skewed pixels.
+            ShapeError: not 3x4, or `ahead` not one point.
+            GeometryError: singular, with skewed pixels, or `ahead` at the source's own depth.
         """
         matrix = as_tensor(matrix, "matrix", torch.float64).detach()
         if tuple(matrix.shape) != (3, 4):
             raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
+        matrix = matrix if ahead is None else matrix * _side(matrix, ahead)
         height, width = as_whole(height, "height"), as_whole(width, "width")
         delx = as_length(delx, "delx")
         m = matrix[:, :3]
@@ -232,6 +252,25 @@ def _double(value: Scalar, like: Tensor) -> Tensor:
         return value.to(like.device, torch.float64)
     # Filled on the device; a copy from the host could not go into a CUDA graph.
     return torch.full((), value, dtype=torch.float64, device=like.device)
+
+
+def depth(points: Float[Tensor, "... 3"], pose: Float[Tensor, "... 4 4"]) -> Float[Tensor, "..."]:
+    """How far in front of the source points lie, along the view [mm]; below 0 behind it."""
+    return ((points - pose[..., :3, 3]) * pose[..., :3, 2]).sum(dim=-1)
+
+
+def _side(matrix: Tensor, ahead: Numbers) -> float:
+    """1 or -1, for which a point is in front of a matrix's source."""
+    point = as_tensor(ahead, "ahead").detach().to(matrix)
+    if tuple(point.shape) != (3,):
+        raise ShapeError(f"ahead has shape {tuple(point.shape)}; expected one point, (3,)")
+    depth = float(matrix[2, :3] @ point + matrix[2, 3])
+    if not abs(depth) > 1e-6 * float(matrix[2, :3].norm()):
+        raise GeometryError(
+            "ahead is at the source's depth, so that the matrix's sign is open; expected a point "
+            "in front of the source [mm], such as volume.center"
+        )
+    return math.copysign(1.0, depth)
 
 
 def _center(center: Numbers, like: Tensor) -> Tensor:

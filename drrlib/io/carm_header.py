@@ -25,21 +25,27 @@ For the start of a registration (`start_from_dicom`) also:
 - TableMotion and increments (C.8.7.4) are relative to the first frame. No tag of these objects
   says where a CT lies relative to the isocentre, so that b is not in the header.
 
+Enhanced XA and XRF keep all this in functional groups, shared or of each frame, which
+`xray_file.flat_header` lays flat.
+
 Only these tags are read; none of them names the patient.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
+from pydicom.dataset import Dataset
 from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
-from drrlib.io.dicom_tags import stated_numbers
+from drrlib.io.dicom_tags import stated_numbers, words
+from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
 # Which tag holds a length, at which place, and what it is.
 _LENGTHS = {
@@ -84,8 +90,10 @@ def carm_from_dicom(
         DicomError: names the missing or unusable tag and the keyword that replaces it.
         GeometryError: lengths that no C-arm can have.
     """
-    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
-    angles = [positioner_angle(header, which, frame) for which in ("Secondary", "Primary")]
+    lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
+    with _flat(header, frame) as (header, place):
+        device, turn = _device(header, lengths, place)
+        angles = [positioner_angle(header, which, place) for which in ("Secondary", "Primary")]
     return device, None if None in angles else eta(angles[0], angles[1], turn, degrees=True)
 
 
@@ -130,7 +138,20 @@ def start_from_dicom(
     for name, values in (("theta", [theta]), ("phi", [phi]), ("gamma", [gamma]), ("b", offset)):
         if not all(v is None or math.isfinite(v) for v in values) or len(offset) != 3:
             raise ConfigError(f"{name} is {values}; expected finite numbers, and three for b")
-    device, turn = _device(header, dict(sdd=sdd, sod=sod, dely=dely, delx=delx), frame)
+    lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
+    if b is None and frame and _table_moved(header, frame):
+        raise DicomError(
+            f"the table moved before frame {frame}; its tags tell the way in the table's own "
+            "directions and only since frame 0: pass b=... [mm], or use frame 0"
+        )
+    with _flat(header, frame) as (header, place):
+        return _start(header, place, lengths, (theta, phi, gamma), offset, flipped)
+
+
+def _start(header, frame: int, lengths, given, offset, flipped) -> tuple[CArm, Float[Tensor, "6"]]:
+    """As `start_from_dicom`, from a flat header."""
+    device, turn = _device(header, lengths, frame)
+    theta, phi, gamma = given
     angles = []
     for name, which, value in (("theta", "Secondary", theta), ("phi", "Primary", phi)):
         known = positioner_angle(header, which, frame) if value is None else None
@@ -140,22 +161,45 @@ def start_from_dicom(
                 "[rad] (theta=0, phi=0: detector in front of the patient; phi=pi/2: at the left)"
             )
         angles.append(math.radians(known) if value is None else value)
-    if b is None and frame and _table_moved(header, frame):
-        raise DicomError(
-            f"the table moved before frame {frame}; its tags tell the way in the table's own "
-            "directions and only since frame 0: pass b=... [mm], or use frame 0"
-        )
     start = eta(*angles, 0.0, offset)
     if flipped is not None:
         device = dataclasses.replace(device, flipped=flipped)
     if gamma is not None:
         start[2] = gamma
-    elif header.get("PatientOrientation"):
+    elif words(header, "PatientOrientation"):
         device, start[2] = _as_stored(header, device, start, flipped)
     else:
         _check_head_first(header)
         start[2] = math.radians(turn)
     return device, start
+
+
+@contextlib.contextmanager
+def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
+    """A header without functional groups, and the frame's number in it; errors name the groups.
+
+    Raises:
+        ConfigError: no such frame.
+    """
+    if not is_grouped(header):
+        yield header, frame
+        return
+    _check_frame(header, frame)
+    try:
+        yield flat_header(header, frame), 0
+    except DicomError as error:
+        raise DicomError(
+            f"{error} (looked for at the top and in the functional groups of frame {frame}: "
+            "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
+            "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
+            "PositionerPositionSequence, PatientOrientationInFrameSequence)"
+        ) from None
+
+
+def _check_frame(header, frame: int) -> None:
+    frames = _numbers(header, "NumberOfFrames") or [1.0]
+    if not 0 <= frame < frames[0]:
+        raise ConfigError(f"frame is {frame}; the image has {frames[0]:g}, counted from 0")
 
 
 def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, float]:
@@ -170,9 +214,7 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
     }
     height, width = _pixels(header, "Rows"), _pixels(header, "Columns")
     turn, flipped = _orientation(header)
-    frames = _numbers(header, "NumberOfFrames") or [1.0]
-    if not 0 <= frame < frames[0]:
-        raise ConfigError(f"frame is {frame}; the image has {frames[0]:g}, counted from 0")
+    _check_frame(header, frame)
     for tag in ("DetectorPrimaryAngle", "DetectorSecondaryAngle"):
         if any(_numbers(header, tag) or []):
             raise DicomError(
@@ -183,14 +225,19 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
 
 
 def _table_moved(header, frame: int) -> bool:
-    if str(header.get("TableMotion")).strip().upper() != "DYNAMIC":
+    if is_grouped(header):
+        _check_frame(header, frame)
+        here, first = (flat_header(header, k) for k in (frame, 0))
+        places = [(_numbers(here, tag), _numbers(first, tag)) for tag in TABLE]
+        return any(a is not None and b is not None and abs(a[0] - b[0]) > 0.05 for a, b in places)
+    if "DYNAMIC" not in words(header, "TableMotion"):
         return False
     steps = [_numbers(header, tag) for tag in _TABLE]
     return any(s is None or any(s[: frame + 1]) for s in steps)
 
 
 def _check_head_first(header) -> None:
-    position = str(header.get("PatientPosition") or "HFS").strip().upper()
+    position = (words(header, "PatientPosition") or ["HFS"])[0]
     if not position.startswith("HF"):
         raise DicomError(
             "PatientPosition is not head first and the header lacks PatientOrientation, so it is "
@@ -201,13 +248,12 @@ def _check_head_first(header) -> None:
 
 def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tuple[CArm, float]:
     """The C-arm and gamma for which rows and columns point where PatientOrientation says."""
-    letters = header.get("PatientOrientation")
-    if str(header.get("AnatomicalOrientationType") or "BIPED").strip().upper() != "BIPED":
+    texts = words(header, "PatientOrientation")
+    if (words(header, "AnatomicalOrientationType") or ["BIPED"]) != ["BIPED"]:
         raise DicomError(
             "AnatomicalOrientationType is not BIPED, so PatientOrientation has the letters of an "
             "animal; pass gamma=... [rad] and flipped=..."
         )
-    texts = [letters] if isinstance(letters, str) else [str(x) for x in letters]
     if len(texts) != 2 or any(t[:1] not in _LETTERS for t in texts):
         raise _unusable(
             "PatientOrientation",
@@ -273,7 +319,7 @@ def _orientation(header) -> tuple[float, bool]:
     turn = (_numbers(header, "FieldOfViewRotation") or [0.0])[0]
     if turn not in (0.0, 90.0, 180.0, 270.0):
         raise _unusable("FieldOfViewRotation", expected="0, 90, 180 or 270")
-    flip = str(header.get("FieldOfViewHorizontalFlip") or "NO").strip().upper()
+    flip = (words(header, "FieldOfViewHorizontalFlip") or ["NO"])[0]
     if flip not in ("YES", "NO"):
         raise _unusable("FieldOfViewHorizontalFlip", expected="YES or NO")
     return turn, flip == "YES"
@@ -286,7 +332,7 @@ def positioner_angle(header, which: str, frame: int) -> float | None:
     if first is None:
         return None
     steps = _numbers(header, f"{tag}Increment")
-    if frame and steps is None and str(header.get("PositionerMotion")).upper() == "DYNAMIC":
+    if frame and steps is None and "DYNAMIC" in words(header, "PositionerMotion"):
         raise DicomError(
             f"the header lacks {tag}Increment although the positioner moved; expected one value, "
             f"or one for each frame: only the angle of frame 0 is known"

@@ -6,9 +6,10 @@ from itertools import pairwise
 import numpy as np
 
 from drrlib.errors import DicomError
-from drrlib.io.dicom_tags import MARKS, Header
+from drrlib.io.dicom_tags import MARKS, TIME, Header
 
 _MOST = 10**6  # slices
+_SAME = 0.01  # [mm] places of slices that lie on each other
 _ROUNDED = 0.09  # [mm] how far three coordinates rounded to 0.1 mm can take a point
 
 
@@ -16,7 +17,8 @@ def split(headers: list[Header]) -> list[tuple[str, list[Header]]]:
     """The acquisitions, phases or reconstructions of a series that lie in one another.
 
     A tag tells them apart where the slices of its values overlap in place: blocks of a scan that
-    follow one another stay one stack.
+    follow one another stay one stack. Where no other tag does, the time of acquisition tells
+    passes over the same places apart.
 
     Returns:
         What tells each apart, such as "AcquisitionNumber 2", and its slices; empty for a whole.
@@ -35,7 +37,26 @@ def split(headers: list[Header]) -> list[tuple[str, list[Header]]]:
             for more, part in split(groups[key]):
                 found.append((f"{name}, {more}" if more else name, part))
         return found
-    return [("", headers)]
+    return _passes(headers)
+
+
+def _passes(headers: list[Header]) -> list[tuple[str, list[Header]]]:
+    """Passes over the same places, told apart by the clock alone: each is over before the next."""
+    normal = np.cross(*headers[0].orientation.reshape(2, 3))
+    places: dict[int, list[Header]] = {}
+    for h in headers:
+        places.setdefault(round(float(h.position @ normal) / _SAME), []).append(h)
+    times = [h.marks.get(TIME) for h in headers]
+    count = len(headers) // len(places)
+    known = all(isinstance(time, float) for time in times)
+    if count < 2 or not known or any(len(at) != count for at in places.values()):
+        return [("", headers)]
+    inorder = [sorted(at, key=lambda h: h.marks[TIME]) for at in places.values()]
+    passes = list(zip(*inorder, strict=True))
+    for one, two in pairwise(passes):
+        if max(h.marks[TIME] for h in one) >= min(h.marks[TIME] for h in two):
+            return [("", headers)]
+    return [(f"{TIME} no. {k + 1}", list(one)) for k, one in enumerate(passes)]
 
 
 def _overlap(groups) -> bool:

@@ -36,6 +36,7 @@ MARKS = [
     *("NominalPercentageOfCardiacPhase", "TriggerTime", "StackID", "KVP", "ConvolutionKernel"),
     *("SliceThickness", "ImageType"),
 ]
+TIME = "AcquisitionTime"  # never shown: it only tells what came first
 SHARED, FRAMES = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
 # Where a multi-frame object keeps what a slice has in its own header (PS3.3 C.7.6.16 and C.8.15.3).
 GROUPS = {
@@ -53,7 +54,7 @@ AS_SLICE = {"FrameType": "ImageType", "FrameAcquisitionNumber": "AcquisitionNumb
 TAGS = [
     *GEOMETRY,
     *MARKS,
-    *(SHARED, FRAMES, "SOPInstanceUID"),
+    *(TIME, SHARED, FRAMES, "SOPInstanceUID"),
     *("SOPClassUID", "Modality", "SeriesInstanceUID", "SeriesNumber"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "NumberOfFrames", "SamplesPerPixel"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
@@ -255,7 +256,7 @@ def _header(ds: Dataset, path: Path, frame: int | None) -> Header:
         path=path,
         frame=frame,
         instance=str(value(ds, "SOPInstanceUID") or ""),
-        marks={tag: _mark(ds, tag) for tag in MARKS if tag in ds},
+        marks={tag: _mark(ds, tag) for tag in (*MARKS, TIME) if tag in ds},
         unfit="" if kind == "slices" else kind,
         uid=str(value(ds, "SeriesInstanceUID") or ""),
         number=whole(ds, "SeriesNumber"),

@@ -16,6 +16,7 @@ from drrlib.io.xray_file import (
     flat_header,
     frame_count,
     is_dicom,
+    is_grouped,
     modality_table_values,
     read_dicom,
     stored_frames,
@@ -43,8 +44,9 @@ class _Grey(NamedTuple):
     full: int
     meaning: Meaning
     known: np.ndarray  # False where the file says that nothing was measured
-    header: object | None  # flat DICOM header
-    frame: int  # in that header
+    header: object | None  # flat DICOM header of the frame
+    dataset: object | None  # the whole one
+    frame: int  # in that one
 
 
 def read_xray(
@@ -119,7 +121,6 @@ def _read_dicom(path: Path, frame: int | str) -> _Grey:
     frames = [frame] if isinstance(frame, int) else list(range(frame_count(ds)))
     stored = stored_frames(path, ds, frames)
     header = flat_header(ds, frames[0])
-    place = 0 if "PerFrameFunctionalGroupsSequence" in ds else frames[0]
     if len(frames) > 1:
         _check_still(ds, frames)
     meaning = meaning_of_header(header)
@@ -138,12 +139,12 @@ def _read_dicom(path: Path, frame: int | str) -> _Grey:
     padding = padding_range(header)
     if padding is not None:
         known = ((stored < padding[0]) | (stored > padding[1])).all(axis=0)
-    return _Grey(stack, full, meaning, known, header, place)
+    return _Grey(stack, full, meaning, known, header, ds, frames[0])
 
 
 def _check_still(ds, frames: list[int]) -> None:
     """A maximum over frames needs one pose for all of them."""
-    enhanced = "PerFrameFunctionalGroupsSequence" in ds
+    enhanced = is_grouped(ds)
     for which in ("Primary", "Secondary"):
         angles = []
         for k in (frames[0], frames[-1]):
@@ -164,7 +165,7 @@ def _read_picture(path: Path, frame: int | str) -> _Grey:
     chosen = picture.values if frame == "max" else picture.values[frame : frame + 1]
     stack = chosen.astype(np.float64)
     known = np.ones(stack.shape[1:], dtype=bool)
-    return _Grey(stack, picture.full, Meaning(notes=picture.notes), known, None, 0)
+    return _Grey(stack, picture.full, Meaning(notes=picture.notes), known, None, None, 0)
 
 
 def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
@@ -195,7 +196,7 @@ def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
         known = {n: float(getattr(carm, n)) for n in LENGTHS} | {"flipped": carm.flipped}
         geometry = known | geometry
     try:
-        device, start = start_from_dicom(grey.header, frame=grey.frame, **geometry)
+        device, start = start_from_dicom(grey.dataset, frame=grey.frame, **geometry)
         return carm or device, pose, start, ()
     except DicomError as error:
         if by_hand:
@@ -203,7 +204,7 @@ def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
         if carm is not None:
             return carm, pose, None, (f"no start: {error}",)
         lengths = {n: x for n, x in geometry.items() if n in LENGTHS}
-        device, _ = carm_from_dicom(grey.header, frame=grey.frame, **lengths)
+        device, _ = carm_from_dicom(grey.dataset, frame=grey.frame, **lengths)
         return device, pose, None, (f"no start: {error}",)
 
 

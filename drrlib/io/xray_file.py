@@ -10,22 +10,27 @@ flat, so that one reader serves both:
 - FramePixelDataPropertiesSequence: ImagerPixelSpacing, PixelIntensityRelationship and its sign.
 - FieldOfViewSequence, CollimatorShapeSequence, FrameDisplayShutterSequence,
   PatientOrientationInFrameSequence, FrameVOILUTSequence, PixelValueTransformationSequence.
+- TablePositionSequence, which only tells whether the table moved.
 - PixelIntensityRelationshipLUTSequence: its item TO_LINEAR stands for a Modality LUT.
 
 Only the tags listed here are read; none of them names the patient.
 """
 
+import copy
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.datadict import keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
-from drrlib.io.dicom_tags import numbers, value, whole, words
+from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, value, whole, words
 
 SHAPES = [
     *("ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
@@ -41,6 +46,11 @@ GROUPS = [
     *("FieldOfViewSequence", "CollimatorShapeSequence", "FrameDisplayShutterSequence"),
     *("PatientOrientationInFrameSequence", "FrameVOILUTSequence"),
     *("PixelValueTransformationSequence", "PixelIntensityRelationshipLUTSequence"),
+    "TablePositionSequence",
+]
+TABLE = [
+    *("TableTopVerticalPosition", "TableTopLongitudinalPosition", "TableTopLateralPosition"),
+    *("TableHorizontalRotationAngle", "TableHeadTiltAngle", "TableCradleTiltAngle"),
 ]
 TAGS = [
     *("SOPClassUID", "Modality", "ImageType", "PresentationIntentType", "PatientOrientation"),
@@ -57,9 +67,10 @@ TAGS = [
     *("RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *SHAPES,
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    *(SHARED, FRAMES),
 ]
+_TOP = set(TAGS) - {SHARED, FRAMES}
+_PATIENT = tag_for_keyword("DistanceSourceToPatient")
 MAX_PIXELS = 2**30
 _INSTALL = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
 
@@ -153,25 +164,46 @@ def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
     return np.stack(found)
 
 
+def is_grouped(ds) -> bool:
+    """Whether tags of frames sit in functional groups."""
+    return isinstance(ds, Dataset) and (SHARED in ds or FRAMES in ds)
+
+
 def flat_header(ds: Dataset, frame: int) -> Dataset:
-    """The header of one frame with every tag at the top; functional groups are laid flat."""
+    """The header of one frame with every tag at the top; functional groups are laid flat.
+
+    Raises:
+        DicomError: groups for each frame that do not reach to this one.
+    """
     flat = Dataset()
-    for element in ds:
-        if element.keyword and not element.keyword.endswith("FunctionalGroupsSequence"):
-            if element.keyword != "PixelData":
-                flat.add(element)
-    for place, index in (
-        ("SharedFunctionalGroupsSequence", 0),
-        ("PerFrameFunctionalGroupsSequence", frame),
-    ):
-        items = value(ds, place)
-        if items is None or len(items) <= index:
-            continue
+    _copy(ds, flat, _TOP)
+    if not is_grouped(ds):
+        return flat
+    frames = _items(ds, FRAMES)
+    if frames and len(frames) <= frame:
+        raise DicomError(
+            f"{FRAMES} describes {len(frames)} frames, and frame {frame}, counted from 0, was "
+            "asked for: the header is damaged; export the image again"
+        )
+    for group in (*_items(ds, SHARED)[:1], *frames[frame : frame + 1]):
         for name in GROUPS:
-            for item in value(items[index], name) or []:
+            for item in _items(group, name):
                 _lay_flat(flat, name, item)
-        flat.NumberOfFrames = 1  # what is said of this frame is no longer said of a run
+    flat.NumberOfFrames = 1  # what is said of this frame is no longer said of a run
     return flat
+
+
+def _items(ds: Dataset, name: str) -> list[Dataset]:
+    """Items of a sequence; none where it is missing or something else stands there."""
+    found = value(ds, name)
+    return list(found) if isinstance(found, Sequence) else []
+
+
+def _copy(source: Dataset, flat: Dataset, keywords) -> None:
+    """Elements as they are, without a look at their values, which may be damaged."""
+    for tag in source.keys():
+        if keyword_for_tag(tag) in keywords:
+            flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
 
 
 def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
@@ -179,13 +211,14 @@ def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
         if "TO_LINEAR" in words(item, "LUTFunction"):
             flat.ModalityLUTSequence = [item]
         return
-    for element in item:
-        if element.keyword == "DistanceSourceToIsocenter":
-            flat.DistanceSourceToPatient = element.value
-        elif element.keyword == "FieldOfViewDimensionsInFloat":
-            flat.FieldOfViewDimensions = [round(float(x)) for x in np.atleast_1d(element.value)]
-        elif element.keyword:
-            flat.add(element)
+    _copy(item, flat, {*_TOP, *TABLE})
+    isocenter = numbers(item, "DistanceSourceToIsocenter", 1)
+    if isocenter is not None:
+        flat[_PATIENT] = DataElement(_PATIENT, "DS", f"{isocenter[0]:.9g}")
+    for count in (1, 2):
+        sides = numbers(item, "FieldOfViewDimensionsInFloat", count)
+        if sides is not None and (abs(sides) < 1e6).all():
+            flat.FieldOfViewDimensions = [round(x) for x in sides.tolist()]
 
 
 def modality_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | None:

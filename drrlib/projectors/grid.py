@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_affine, as_tensor
+from drrlib.arrays import Numbers, as_affine, as_tensor, check_values
 from drrlib.errors import ConfigError, DtypeError, ShapeError, VolumeError
 
 # The kernels index with 32-bit integers.
@@ -41,6 +41,7 @@ class Grid:
     def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Numbers):
         if not isinstance(mu, Tensor) or mu.layout != torch.strided:
             mu = as_tensor(mu, "mu", torch.float32)
+        check_values(mu, "mu")
         if mu.ndim not in (3, 4) or mu.numel() == 0:
             raise ShapeError(
                 f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers
 from drrlib.drr import DRR
-from drrlib.errors import ConfigError
-from drrlib.geometry import CArm, inverse
+from drrlib.errors import ConfigError, GeometryError
+from drrlib.geometry import BEHIND, CArm, depth, inverse
 from drrlib.optimize import Objective, covariance, normal_equations
 from drrlib.registration.descent import PAPER, descend
 from drrlib.registration.judge import hold
@@ -67,6 +67,7 @@ def register(
 
     Raises:
         ShapeError, ConfigError: what is wrong with which argument.
+        GeometryError: views that look away from each other, or from the volume.
     """
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
@@ -118,6 +119,10 @@ def _start(view: View, volume: Volume, start: Numbers | None) -> Tensor | None:
     if start is not None:
         return check_starts(start)
     if view.start is None and view.pose is not None:
+        if float(depth(volume.center, view.pose)) < 0:
+            raise GeometryError(
+                f"by the view's pose, which is where to look, the volume's centre lies {BEHIND}"
+            )
         return view.carm.eta(view.pose, volume.center)
     return view.start
 
@@ -129,6 +134,12 @@ def _check_poses(views: Sequence[View]) -> bool:
             f"views {lacking} of {len(views)} have no pose; expected world_from_camera for each, "
             "in one frame, so that their places to each other are known"
         )
+    if not lacking and views:
+        first = views[0]
+        isocenter = first.pose[:3, 3] + float(first.carm.sod) * first.pose[:3, 2]
+        for k, view in enumerate(views):
+            if float(depth(isocenter, view.pose)) < 0:
+                raise GeometryError(f"view {k} has the isocentre of view 0 {BEHIND}")
     return len(views) > 1
 
 

@@ -108,6 +108,11 @@ class Levels:
                 made[factors] = DRR(coarse, cameras[0], method="joseph", backend=backend)
             self._drr.append(made[factors])
 
+    @property
+    def center(self) -> Float[Tensor, "3"]:
+        """Of the volume [mm, world]."""
+        return self._volume.center
+
     def binning(self, view: int, level: int) -> int:
         """Pixels of the detector joined along each side."""
         return 2 ** max(self.halvings[view] - level, 0)

@@ -13,7 +13,8 @@ One start can fall into the wrong valley, and what decides is rotation. So the p
 What an X-ray image does to grey values is followed in one of two ways. Line integrals, as DRRs are,
 are fitted by a regression (`similarity.grey`), without pixels that no pose explains (`outliers`).
 A picture of unknown making is compared in windows (`similarity.local`), with its negative as well,
-and without rays that leave the CT (`cut`).
+and without rays that leave the CT (`cut`). An image that is mirrored or not logged is named
+(`mistaken`).
 """
 
 import math
@@ -32,6 +33,7 @@ from drrlib.registration.doubt import doubt
 from drrlib.registration.everywhere import sweep_everywhere
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import Levels
+from drrlib.registration.mistaken import mistaken
 from drrlib.registration.plan import Preset, get_preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import (
@@ -156,8 +158,20 @@ class Registration:
             for t, result in zip(doubtful, again, strict=True):
                 total = result.renders + found[t].renders
                 found[t] = replace(result, renders=total, attempts=attempt + 1)
+        for t, result in enumerate(found):
+            found[t] = self._questioned(result, fixed, weights, start, t, task)
         share = (time.perf_counter() - began) / max(len(start), 1)
         return [replace(result, seconds=share) for result in found]
+
+    def _questioned(self, result, fixed, weights, start, t: int, task) -> RegistrationResult:
+        """The result, no longer trusted where another reading of the image fits better."""
+        plan = self.preset if task.squares else replace(self.preset, window=0.0)
+        own = [x[t : t + 1] for x in fixed], [None if w is None else w[t : t + 1] for w in weights]
+        why, renders = mistaken(self.levels, plan, *own, start[t], task.search, result)
+        renders = result.renders + renders * self.levels.share(0)
+        if why:
+            return replace(result, converged=False, reason=why, renders=renders)
+        return replace(result, renders=renders)
 
     def _attempt(self, plan, fixed, weights, start, known, task) -> list[RegistrationResult]:
         """One search through all levels; what is `known` of each joins the coarse candidates."""

@@ -260,3 +260,16 @@ def test_bad_matrices_are_refused():
     skewed = torch.tensor([[1000.0, 100, 0, 0], [0, 1000, 0, 0], [0, 0, 1, 500]])
     with pytest.raises(GeometryError, match="skew"):
         CArm.from_projection_matrix(skewed, 4, 4, 1.0, sod=1.0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -0.4])
+def test_a_point_ahead_settles_the_sign_of_a_matrix(sign):
+    carm = CArm(1020.0, 600.0, 50, 40, 0.7, 0.9, x0=3.0, y0=-2.0)
+    pose = carm.pose(_eta(0.3, -0.4, 0.2, (4.0, 5.0, -6.0)), CENTER)[0]
+    matrix = sign * carm.projection_matrix(pose)
+    again, found = CArm.from_projection_matrix(matrix, 50, 40, 0.7, sod=600.0, ahead=CENTER)
+    _close(found, pose.tolist())
+    assert not again.flipped
+    for bad, error in (([0.0, 0.0], ShapeError), (pose[:3, 3], GeometryError)):
+        with pytest.raises(error, match="ahead"):
+            CArm.from_projection_matrix(matrix, 50, 40, 0.7, sod=600.0, ahead=bad)

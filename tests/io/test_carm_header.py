@@ -318,3 +318,100 @@ def test_a_path_is_not_axray_header():
         carm_from_dicom("image.dcm")
     with pytest.raises(GeometryError, match="between source and detector"):
         carm_from_dicom(xray_header(), sod=1200.0)
+
+
+def _item(**tags):
+    item = pydicom.Dataset()
+    for keyword, value in tags.items():
+        setattr(item, keyword, value)
+    return item
+
+
+ANGLES = [(-30, 20), (-10, 5), (15, 0)]
+
+
+def _enhanced(each=("PositionerPositionSequence",), **others):
+    """An enhanced XA header of three frames; the groups in `each` are given frame by frame."""
+    groups = [
+        dict(
+            XRayGeometrySequence=[
+                _item(DistanceSourceToIsocenter=750.0, DistanceSourceToDetector=1100.0)
+            ],
+            FramePixelDataPropertiesSequence=[_item(ImagerPixelSpacing=[0.4, 0.3])],
+            FieldOfViewSequence=[_item(FieldOfViewRotation=0.0, FieldOfViewHorizontalFlip="YES")],
+            PositionerPositionSequence=[
+                _item(PositionerPrimaryAngle=primary, PositionerSecondaryAngle=secondary)
+            ],
+            TablePositionSequence=[_item(TableTopVerticalPosition=others.get("table", 0.0) * k)],
+        )
+        for k, (primary, secondary) in enumerate(ANGLES)
+    ]
+    tops = dict.fromkeys(
+        [
+            *("DistanceSourceToDetector", "DistanceSourceToPatient", "ImagerPixelSpacing"),
+            *("PositionerPrimaryAngle", "PositionerSecondaryAngle"),
+        ]
+    )
+    header = xray_header(**tops, NumberOfFrames=3)
+    shared = {name: x for name, x in groups[0].items() if name not in each}
+    header.SharedFunctionalGroupsSequence = [_item(**shared)]
+    header.PerFrameFunctionalGroupsSequence = [
+        _item(**{name: x for name, x in one.items() if name in each}) for one in groups
+    ]
+    header.PatientName = "SECRET"
+    return header
+
+
+ALL = ("XRayGeometrySequence", "FramePixelDataPropertiesSequence", "FieldOfViewSequence")
+
+
+@pytest.mark.parametrize("each", [(), ALL], ids=["shared", "each frame"])
+def test_functional_groups_tell_as_much_as_the_top(each):
+    header = _enhanced((*each, "PositionerPositionSequence"))
+    before = str(header)
+    for k, (primary, secondary) in enumerate(ANGLES):
+        device, start = start_from_dicom(header, frame=k)
+        assert (device.sdd, device.sod, device.dely, device.delx) == (1100, 750, 0.4, 0.3)
+        assert device.flipped
+        wanted = [math.radians(secondary), math.radians(primary)]
+        assert start[:2].tolist() == pytest.approx(wanted)
+        plain, angles = carm_from_dicom(header, frame=k)
+        assert plain == device and torch.allclose(angles, start)
+    assert str(header) == before  # it is read, not changed
+    with pytest.raises(ConfigError, match="frame is 3; the image has 3"):
+        start_from_dicom(header, frame=3)
+
+
+def test_what_functional_groups_lack_is_looked_for_there():
+    header = _enhanced()
+    del header.SharedFunctionalGroupsSequence[0].XRayGeometrySequence[0].DistanceSourceToIsocenter
+    lacks = r"lacks DistanceSourceToPatient.*pass sod=.*XRayGeometrySequence.*SourceToIsocenter"
+    with pytest.raises(DicomError, match=lacks) as caught:
+        start_from_dicom(header, frame=1)
+    assert "SECRET" not in str(caught.value)
+    assert start_from_dicom(header, sod=700.0, frame=1)[0].sod == 700.0
+    header = _enhanced()
+    del header.PerFrameFunctionalGroupsSequence[2]
+    with pytest.raises(DicomError, match="describes 2 frames, and frame 2"):
+        carm_from_dicom(header, frame=2)
+
+
+def test_a_table_that_moves_between_frames_with_groups():
+    each = ("PositionerPositionSequence", "TablePositionSequence")
+    moved = _enhanced(each, table=20.0)
+    with pytest.raises(DicomError, match=r"the table moved before frame 1.*pass b="):
+        start_from_dicom(moved, frame=1)
+    assert start_from_dicom(moved)[1][3:].tolist() == [0, 0, 0]
+    assert start_from_dicom(moved, frame=1, b=(1, 2, 3))[1][3:].tolist() == [1, 2, 3]
+    assert start_from_dicom(_enhanced(each), frame=1)[1][3:].tolist() == [0, 0, 0]
+
+
+def test_damaged_functional_groups_end_in_errors_of_ours():
+    for place in ("SharedFunctionalGroupsSequence", "XRayGeometrySequence"):
+        header = _enhanced()
+        groups = header if place.startswith("Shared") else header.SharedFunctionalGroupsSequence[0]
+        tag = Tag(tag_for_keyword(place))
+        groups[tag] = pydicom.DataElement(tag, "LO", "SECRET")
+        with pytest.raises(DicomError, match="lacks DistanceSourceToDetector") as caught:
+            start_from_dicom(header)
+        assert "SECRET" not in str(caught.value)

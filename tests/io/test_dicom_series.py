@@ -616,3 +616,29 @@ def test_phases_and_damage_of_enhanced_ct(tmp_path):
     ds.NumberOfFrames = 9
     with pytest.raises(DicomError, match="functional groups"):
         read_ct_series(_save(ds, tmp_path / "b.dcm"))
+
+
+def test_passes_that_only_the_clock_tells_apart(series, tmp_path):
+    """A time for each pass, or for each slice; no message shows it."""
+    _two_passes(series, tmp_path, 0.0, AcquisitionTime=("101500.25", "101612"))
+    for each in (False, True):
+        if each:
+            for k, path in enumerate(sorted((tmp_path / "ct").iterdir())):
+                data = pydicom.dcmread(path)
+                data.AcquisitionTime = f"{float(data.AcquisitionTime) + 0.5 * (k % 7):013.6f}"
+                data.save_as(path)
+        one, two = list_series(tmp_path / "ct")
+        assert two.part == "AcquisitionTime no. 2" and "1016" not in str(two)
+        assert np.array_equal(read_ct_series(one.paths).hu, _hu())
+        found = read_ct_series(tmp_path / "ct", part="AcquisitionTime no. 2")
+        assert np.array_equal(found.hu, _hu() + 24)
+
+
+def test_passes_whose_times_mix_are_refused(series, tmp_path):
+    _two_passes(series, tmp_path, 0.0, AcquisitionTime=("101500", "101612"))
+    path = next((tmp_path / "ct").glob("again*"))
+    data = pydicom.dcmread(path)
+    data.AcquisitionTime = "101400"
+    data.save_as(path)
+    with pytest.raises(DicomError, match=r"duplicate slice positions \(7\)"):
+        read_ct_series(tmp_path / "ct")

@@ -84,6 +84,7 @@ def test_an_iteration_moves_nothing_between_host_and_device(optimizer, scan):
     # The kernels have a meaning on the meta device, but may not be asked for by name there.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("drrlib.projectors.ops.choose_backend", lambda grid, backend: "cuda")
+        patch.setattr("drrlib.arrays.check_values", lambda values, name: None)
         objective = _objective(drr, fixed.to("meta"))
         iteration = Iteration(objective, STARTS.to("meta"), optimizer=optimizer)
         with _NothingFromTheHost():

@@ -1,5 +1,6 @@
 """The kernels against the reference in float64: values, all gradients, adjointness."""
 
+import errno
 import inspect
 import math
 import os
@@ -548,3 +549,24 @@ def test_bad_input_is_named():
         Grid(random_volume(), torch.zeros(4, 4))
     with pytest.raises(DtypeError, match="int64"):
         inspect.unwrap(Grid.__init__)(object.__new__(Grid), torch.ones(2, 2, 2).long(), affine())
+
+
+@pytest.mark.parametrize("step", ["save", "load"])
+def test_a_full_disk_costs_a_compilation_and_one_line(step, monkeypatch, capfd):
+    """Numba raises where it cannot save or read a kernel that it has compiled."""
+    from numba.core.caching import IndexDataCacheFile
+
+    from drrlib.projectors import cpu_compile
+
+    def add(x):
+        return x + 1
+
+    full = mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(IndexDataCacheFile, step, full)
+    monkeypatch.setattr(IndexDataCacheFile, "_save_data", mock.Mock())
+    monkeypatch.setattr(IndexDataCacheFile, "_save_index", mock.Mock())
+    cpu_compile._say_uncached.cache_clear()
+    kernels = [cpu_compile.kernel(add) for _ in range(2)]
+    assert [kernel(1) for kernel in kernels] == [2, 2] and full.called
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "No space left" in said[0] and "NUMBA_CACHE_DIR" in said[0]

@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from drrlib import regions
+from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DtypeError, ShapeError
 from drrlib.geometry import CArm, mpd, mrpd, mtre, pose_errors
+from drrlib.projectors import Grid
 from drrlib.registration import arun, pnp
+from drrlib.volume import Volume
 
 CARM = CArm(1020.0, 510.0, 40, 32, 10.0, 12.0)
 CENTER = torch.tensor([10.0, -20.0, 30.0], dtype=torch.float64)
@@ -91,3 +94,24 @@ def test_a_mask_is_a_region():
     assert torch.equal(regions.outside(mask), regions.outside(mask.double()))
     with pytest.raises(ConfigError, match="from 0 to 1"):
         regions.outside([0.0, 1.5])
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_tensors_without_values_are_named(door):
+    """On the device meta there are shapes alone."""
+    function, given = DOORS[door]
+    for name in given:
+        with pytest.raises(DtypeError, match=r"device meta.*expected one with values"):
+            function(**{**given, name: given[name].to("meta")})
+
+
+def test_volumes_without_values_are_named():
+    mu, affine = torch.rand(4, 4, 4), torch.eye(4)
+    for door in (Volume, Volume.from_hu, Grid):
+        for given in ((mu.to("meta"), affine), (mu, affine.to("meta"))):
+            with pytest.raises(DtypeError, match="device meta"):
+                door(*given)
+    drr = DRR(Volume(mu, affine), CARM)
+    for call in (lambda: drr(POSE.to("meta")), lambda: drr.with_mu(mu.to("meta"))):
+        with pytest.raises(DtypeError, match="device meta"):
+            call()
