@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import warnings
 from typing import NamedTuple
 
@@ -236,6 +237,16 @@ def _check_geometry(carm) -> None:
         )
 
 
+def limited(image: Tensor, most: float) -> Tensor:
+    """Line integrals as an image shows them whose beam never falls below a part of the open one.
+
+    Scatter and glare fill in behind metal, so that the beam is exp(-E) + s, and however thick the
+    metal, -log((exp(-E) + s) / (1 + s)) never exceeds `most`.
+    """
+    s = 1 / math.expm1(most)
+    return math.log1p(s) - torch.log(torch.exp(-image) + s)
+
+
 class March(NamedTuple):
     """Images of one march, and their derivatives by source and targets.
 
@@ -250,6 +261,17 @@ class March(NamedTuple):
     sums: Tensor
     grid: Grid
     backend: str
+
+    def limited(self, most: float | None) -> "March":
+        """The same of images that cannot show more than `most`, see `limited`; None: no limit."""
+        if most is None:
+            return self
+        image = self.image.detach().requires_grad_()
+        with torch.enable_grad():
+            shown = limited(image, most)
+            (slope,) = torch.autograd.grad(shown.sum(), image)
+        sums = self.sums * slope.reshape(self.sums.shape[:-1])[..., None]
+        return self._replace(image=shown.detach(), sums=sums)
 
     def jacobian(self, slopes: Float[Tensor, "b n k 12"]) -> Float[Tensor, "b 1 height width n"]:
         """Derivative of the image by n parameters, whose derivatives of the frames are given."""

@@ -1,5 +1,6 @@
 """One X-ray image, with what is known of it."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,8 @@ class View:
         lines: Whether values are line integrals as a DRR has them. False for a picture of unknown
             making, which tells what is denser than what lies beside it, or less dense: `register`
             then compares in windows.
+        most: The largest line integral that the image can show, where scatter and glare fill in
+            behind metal: an implant then is a plateau. Images normalised in windows heed it.
 
     Raises:
         ShapeError, ConfigError, GeometryError: what is wrong with which argument.
@@ -42,6 +45,7 @@ class View:
     start: Numbers | None = None
     notes: tuple[str, ...] = ()
     lines: bool = True
+    most: float | None = None
 
     def __post_init__(self):
         if not isinstance(self.carm, Geometry):
@@ -59,6 +63,8 @@ class View:
             if pose.ndim != 2:
                 raise ShapeError(f"pose has shape {tuple(pose.shape)}; expected (4, 4)")
             object.__setattr__(self, "pose", pose)
+        if self.most is not None and not 0 < self.most < math.inf:
+            raise ConfigError(f"most is {self.most}; expected a line integral above 0, or None")
         if self.start is not None:
             object.__setattr__(self, "start", check_starts(self.start))
 

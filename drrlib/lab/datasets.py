@@ -1,4 +1,4 @@
-"""Real CTs by name, from data/sources.csv: a local folder first, then a cache, then a download.
+"""Real CTs and X-ray images by name, from data/sources.csv: a local folder, a cache, a download.
 
 `DRRLIB_DATA` names a local folder with the files as the catalogue lays them out; `DRRLIB_CACHE`
 the folder for downloads (default: the user's cache). Whatever is returned has the SHA-256 that
@@ -43,7 +43,7 @@ def volume(name: str, root: Path | None = None) -> Volume:
 
 
 def path(name: str, root: Path | None = None) -> Path:
-    """A local NIfTI file or DICOM folder with the contents that the catalogue promises.
+    """A local file, or a folder of them, with the contents that the catalogue promises.
 
     Raises:
         ConfigError: an unknown name, or DRRLIB_DATA is no folder.
@@ -68,8 +68,9 @@ def path(name: str, root: Path | None = None) -> Path:
         )
     cache = Path(os.environ.get("DRRLIB_CACHE") or pooch.os_cache("drrlib")).expanduser()
     cache = cache / entry["file"]
+    origins = _origins(entry, root)
     for file, digest in files.items():
-        _fetch(entry["url"] + file, digest, cache / file, name)
+        _fetch(entry["url"] + origins.get(file, file), digest, cache / file, name)
     return cache
 
 
@@ -101,14 +102,33 @@ def _files(entry: dict, root: Path | None) -> dict[str, str]:
         raise ConfigError(f"{entry['name']}: {entry['file']!r} leaves its folder; use a path below")
     if not entry["url"].endswith("/"):
         return {"": entry["sha256"]}
+    return {file: digest for digest, file, *_ in _listing(entry, root)}
+
+
+def _origins(entry: dict, root: Path | None) -> dict[str, str]:
+    """File name inside the entry -> its path below the address, where the list has another one."""
+    if not entry["url"].endswith("/"):
+        return {}
+    return {line[1]: line[2] for line in _listing(entry, root) if len(line) == 3}
+
+
+def _listing(entry: dict, root: Path | None) -> list[list[str]]:
+    """Lines of sources/<name>.sha256: SHA-256, name, and its path at the origin if that differs."""
     folder = root / "data" if root else data_folder()
     listing = folder / "sources" / f"{entry['name']}.sha256"
     _check(listing, entry["sha256"])
-    pairs = [line.split() for line in listing.read_text("utf-8").splitlines()]
-    strange = [p for p in pairs if len(p) != 2 or not re.fullmatch(r"\w[\w.-]*", p[1])]
+    lines = [line.split() for line in listing.read_text("utf-8").splitlines()]
+    # No part begins with a dot or a slash, so no path leaves its folder.
+    below = r"\w[\w.-]*(/\w[\w.-]*)*"
+    strange = [
+        x for x in lines if len(x) not in (2, 3) or not all(re.fullmatch(below, y) for y in x)
+    ]
     if strange:
-        raise ConfigError(f"{listing.name} has the line {strange[0]}; expected SHA-256 and name")
-    return {file: digest for digest, file in pairs}
+        raise ConfigError(
+            f"{listing.name} has the line {strange[0]}; expected SHA-256 and name, and perhaps "
+            "the path at its origin"
+        )
+    return lines
 
 
 def _check(file: Path, digest: str) -> None:

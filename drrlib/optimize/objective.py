@@ -38,9 +38,12 @@ class Sight:
             them. Degree and smooth fields concern second-order steps: where grey values differ only
             by scale and offset, the loss is 1 - ZNCC; else half the part of the image's variance
             that a regression leaves.
-        seen: Poses of this camera [m, 4, 4] -> part of each weight that counts there [m, 1, h, w].
+        seen: Poses of this camera [m, 4, 4] and images [m, 1, h, w] -> part of each weight that
+            counts there [m, 1, h, w].
         only: Whether it is one bone among others that is looked for, which covers little of the
             image. Else a pose at which `seen` leaves almost nothing costs more.
+        most: The largest line integral that the fixed image can show, see `drr.limited`; None for
+            no limit.
     """
 
     drr: DRR
@@ -50,12 +53,17 @@ class Sight:
     relative: Tensor | None = None
     freed: Callable[[Tensor], Geometry] | None = None
     grey: Model = LINE
-    seen: Callable[[Tensor], Tensor] | None = None
+    seen: Callable[[Tensor, Tensor], Tensor] | None = None
     only: bool = False
+    most: float | None = None
 
-    def left(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 1 h w"] | None:
-        """What is left of weights at each row of parameters; None for all."""
-        return None if self.seen is None else self.seen(self._pose(parameters)).to(self.fixed)
+    def left(
+        self, parameters: Float[Tensor, "m n"], image: Float[Tensor, "m 1 h w"]
+    ) -> Float[Tensor, "m 1 h w"] | None:
+        """What is left of weights at each row of parameters and its image; None for all."""
+        if self.seen is None:
+            return None
+        return self.seen(self.pose(parameters), image).to(self.fixed)
 
     def counted(self, left: Tensor | None) -> Tensor | None:
         """Weights that count, from what is left of them, in the shape of `left`; None for 1."""
@@ -93,7 +101,8 @@ class Sight:
         return self.march(parameters).image
 
     def march(self, parameters: Float[Tensor, "m n"]) -> March:
-        return self.drr.march(self._frames(self._pose(parameters), parameters))
+        frames = self._frames(self.pose(parameters), parameters)
+        return self.drr.march(frames).limited(self.most)
 
     def slopes(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m n k 12"]:
         """Derivative of the frames by each parameter."""
@@ -102,7 +111,7 @@ class Sight:
             turned = turned @ self.relative.to(turned)
         if self.freed is None:
             return self.drr.frames(turned, shift=False)[0]
-        found, pose = [], self._pose(parameters)
+        found, pose = [], self.pose(parameters)
         for i, row in enumerate(parameters):
             lengths = row[6:]
             own = self.drr.with_carm(self.freed(lengths))
@@ -127,7 +136,8 @@ class Sight:
             weights = weights[rows]
         return replace(self, fixed=fixed, weights=weights)
 
-    def _pose(self, parameters: Tensor) -> Float[Tensor, "m 4 4"]:
+    def pose(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m 4 4"]:
+        """Where this view's camera stands."""
         eta = parameters[:, :6]
         if self.relative is None:
             return self.drr.pose(eta)
@@ -193,7 +203,8 @@ class Objective:
         self._count[0] += len(parameters)
         total = 0.0
         for sight in self.sights:
-            part = sight.compare(self.loss, sight.render(parameters), sight.left(parameters))
+            image = sight.render(parameters)
+            part = sight.compare(self.loss, image, sight.left(parameters, image))
             total = total + part.detach().double()
         return (total / len(self.sights)).to(parameters.device)
 
@@ -211,7 +222,7 @@ class Objective:
             march = sight.march(parameters)
             with torch.enable_grad():
                 image = march.image.detach().requires_grad_()
-                part = sight.compare(self.loss, image, sight.left(parameters))
+                part = sight.compare(self.loss, image, sight.left(parameters, march.image))
                 part = part / len(self.sights)
                 (grad,) = torch.autograd.grad(part.sum(), image)
             pulled = march.pull(grad).to(parameters.device)
@@ -238,7 +249,7 @@ class Objective:
         for sight in self.sights:
             march = sight.march(parameters)
             jacobian = march.jacobian(sight.slopes(parameters))
-            image, left = march.image.flatten(1), sight.left(parameters)
+            image, left = march.image.flatten(1), sight.left(parameters, march.image)
             left = image.new_ones(1) if left is None else left.flatten(1)
             found.append(Linear(image, jacobian.flatten(1, 3), left.expand_as(image)))
         return found

@@ -102,6 +102,7 @@ def register(
         preset=preset,
         backend=backend,
         only=only,
+        most=[v.most for v in views],
     )
     found = prepared(
         [v.image for v in views],

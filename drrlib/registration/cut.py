@@ -80,8 +80,15 @@ class Beyond:
     def with_carm(self, geometry: Geometry) -> "Beyond":
         return Beyond(self.drr, geometry)
 
-    def __call__(self, pose: Float[Tensor, "m 4 4"]) -> Float[Tensor, "m 1 h w"]:
-        """Parts of each weight that are left at poses of this camera, without history."""
+    def __call__(
+        self, pose: Float[Tensor, "m 4 4"], image: Float[Tensor, "m 1 h w"] | None = None
+    ) -> Float[Tensor, "m 1 h w"]:
+        """Parts of each weight that are left at poses of this camera, without history.
+
+        Args:
+            pose: Of the camera.
+            image: What the volume shows there; not looked at.
+        """
         frames, _ = self.drr.frames(pose.detach())
         meets = self.drr.march(frames).image / _MEETS
         left = torch.exp(-meets.square()).clamp_min(_LEAST)
@@ -94,22 +101,26 @@ class Covered:
     """As `Beyond`, for one bone among others: the pixels that its image covers, and a few beside.
 
     Args:
-        drr: Renderer of the bone.
-        geometry: The camera whose pixels are weighed.
         beyond: Of the same camera, where the bone is cut; None where it is whole.
     """
 
-    def __init__(self, drr: DRR, geometry: Geometry, beyond: Beyond | None = None):
-        self.drr, self.beyond = drr.with_carm(geometry), beyond
+    def __init__(self, beyond: Beyond | None = None):
+        self.beyond = beyond
 
     def with_carm(self, geometry: Geometry) -> "Covered":
-        return Covered(self.drr, geometry, self.beyond and self.beyond.with_carm(geometry))
+        return Covered(self.beyond and self.beyond.with_carm(geometry))
 
-    def __call__(self, pose: Float[Tensor, "m 4 4"]) -> Float[Tensor, "m 1 h w"]:
-        """Parts of each weight that are left at poses of this camera, without history."""
-        frames, _ = self.drr.frames(pose.detach())
-        image = self.drr.march(frames).image
+    def __call__(
+        self, pose: Float[Tensor, "m 4 4"], image: Float[Tensor, "m 1 h w"]
+    ) -> Float[Tensor, "m 1 h w"]:
+        """Parts of each weight that are left at poses of this camera, without history.
+
+        Args:
+            pose: Of the camera.
+            image: What the bone alone shows there.
+        """
+        image = image.detach()
         lit = image > _LIT * image.amax(dim=(1, 2, 3), keepdim=True)
         near = max_pool2d(lit.to(image), 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
         left = near.clamp_min(_ELSE)
-        return left if self.beyond is None else left * self.beyond(pose)
+        return left if self.beyond is None else left * self.beyond(pose, image)

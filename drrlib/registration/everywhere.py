@@ -6,20 +6,16 @@ is compared with all its turns, at all shifts (`sweep.correlate`).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from drrlib.drr import DRR
 from drrlib.geometry import CArm, rigid, so3_exp
 from drrlib.optimize import Sight
-from drrlib.registration.sweep import Sweep, compared, correlate
-from drrlib.similarity import normalise
+from drrlib.registration.sweep import Sweep, Wide, compared, correlate, shown
 
 TURNS = 24  # of the X-ray image; a pose is at most 7.5 deg off one of them
 _AT_ONCE = 500_000  # pixels whose spectra are held at once
@@ -73,26 +69,17 @@ def sweep_everywhere(
     side = size + 2 * pad
     square = replace(carm, height=side, width=side, delx=pitch, dely=pitch, x0=0.0, y0=0.0)
     seen = None if sight.seen is None else sight.seen.with_carm(square)
-    wide = _Wide(sight.drr.with_carm(square), seen, pad)
-    parts, tried = max(1, _AT_ONCE // side**2), []
+    cost, at_once = side**2 / (carm.height * carm.width), max(1, _AT_ONCE // side**2)
+    wide, tried = Wide(sight.drr.with_carm(square), seen, [pad, pad], cost, at_once), []
     for t, eta in enumerate(start):
         pictures = turned(sight, t, size, pitch)
         source = middle + eta[3:] + (depth - float(carm.sod))[:, None] * axes[:, :, 2]
         poses = rigid(axes, source)
-        found = [_best(sight, pictures, wide, part, inverted) for part in poses.split(parts)]
+        found = [_best(sight, pictures, wide, part, inverted) for part in poses.split(at_once)]
         tried.append([torch.cat([x[k] for x in found], dim=1).flatten(0, 1) for k in (0, 1)])
     eta, likeness = (torch.stack([one[k] for one in tried]) for k in (0, 1))
     negative = (torch.arange(eta.shape[1]) >= n).expand_as(likeness)
-    cost = side**2 / (carm.height * carm.width)
     return Sweep(eta, likeness, negative, len(start) * n * cost)
-
-
-class _Wide(NamedTuple):
-    """The square detector: renderer, weights, and pixels added on each side for shifts."""
-
-    drr: DRR
-    seen: Callable[[Tensor], Tensor] | None
-    pad: int
 
 
 def turned(
@@ -123,12 +110,9 @@ def _turns(carm: CArm) -> Float[Tensor, "k 2 2"]:
     return torch.stack([cosine, sine, -sine, cosine], dim=1).reshape(-1, 2, 2)
 
 
-def _best(sight: Sight, pictures, wide: _Wide, pose, inverted: bool):
+def _best(sight: Sight, pictures, wide: Wide, pose, inverted: bool):
     """For each sign and direction: eta at the best turn and shift, and its likeness."""
-    moving = wide.drr(pose).detach()[:, 0]
-    left = torch.ones_like(moving) if wide.seen is None else wide.seen(pose)[:, 0]
-    if sight.grey.window:
-        moving = normalise(moving, left, sight.grey.window).value
+    moving, left = shown(sight, wide, pose)
     signs = (1, -1)[: 1 + inverted]
     best = [(torch.full((len(pose),), -math.inf), torch.zeros(len(pose), 3)) for _ in signs]
     for k, (image, weights) in enumerate(zip(*(x.to(moving) for x in pictures), strict=True)):
@@ -136,7 +120,9 @@ def _best(sight: Sight, pictures, wide: _Wide, pose, inverted: bool):
         for i, sign in enumerate(signs):
             value, place = (sign * likeness).flatten(1).max(dim=1)
             row, column = place // likeness.shape[2], place % likeness.shape[2]
-            where = torch.stack([torch.full_like(row, k), row - wide.pad, column - wide.pad], dim=1)
+            where = torch.stack(
+                [torch.full_like(row, k), row - wide.pad[0], column - wide.pad[1]], dim=1
+            )
             better = value > best[i][0]
             best[i] = (
                 torch.where(better, value, best[i][0]),
@@ -146,7 +132,7 @@ def _best(sight: Sight, pictures, wide: _Wide, pose, inverted: bool):
     return tuple(torch.stack(x) for x in zip(*found, strict=True))
 
 
-def _placed(sight: Sight, wide: _Wide, pose, where: Float[Tensor, "m 3"]) -> Float[Tensor, "m 6"]:
+def _placed(sight: Sight, wide: Wide, pose, where: Float[Tensor, "m 3"]) -> Float[Tensor, "m 6"]:
     """eta of poses that are turned and shifted; where: turn, rows, columns of the wide detector."""
     carm, which = sight.drr.carm, where[:, 0].long()
     roll = torch.zeros(len(pose), 3, dtype=torch.float64)

@@ -72,6 +72,7 @@ class Levels:
         finest: Pixels across the detector that are enough; None for all.
         only: Whether the volume is one bone among others that the images show. The coarsest level
             then has about as many pixels across the bone as else across the detector.
+        most: Of each view, as `View.most`; None for no limits.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Levels:
         backend: str = "auto",
         finest: int | None = None,
         only: bool = False,
+        most: Sequence[float | None] | None = None,
     ):
         self.cameras, self.relatives, self.only = tuple(cameras), tuple(relatives), only
+        self.most = [None] * len(self.cameras) if most is None else list(most)
         self.halvings = [halvings(c) for c in cameras]
         if only:
             extent = float((volume.spacing * volume.spacing.new_tensor(volume.shape)).max())
@@ -139,7 +142,7 @@ class Levels:
         """Which rays of a view count; None for all."""
         camera = self.camera(view, level)
         beyond = None if self._around is None else Beyond(self._around, camera)
-        return Covered(self._drr[level], camera, beyond) if self.only else beyond
+        return Covered(beyond) if self.only else beyond
 
     def lengths(self, free: Sequence[str], values: Float[Tensor, " n"]) -> dict[str, Tensor]:
         """Freed lengths by name, kept where a C-arm can have them: a step may go too far."""
@@ -168,7 +171,7 @@ class Levels:
             others = dict(first=self.cameras[0], relative=self.relatives[k]) if k else {}
             if window:
                 others["grey"] = Model(window=window)
-                others |= dict(seen=self._seen(k, level), only=self.only)
+                others |= dict(seen=self._seen(k, level), only=self.only, most=self.most[k])
             if free:
 
                 def freed(values: Tensor, camera=camera, binning=binning) -> Geometry:

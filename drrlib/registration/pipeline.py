@@ -46,7 +46,7 @@ from drrlib.registration.stages import (
     refine_by_descent,
     search_coarsely,
 )
-from drrlib.registration.sweep import spread, sweep
+from drrlib.registration.sweep import settle_depths, spread, sweep
 from drrlib.registration.task import Task, check_pictures, check_ranges
 from drrlib.similarity import Model, check_falls, get_loss
 from drrlib.volume import Volume
@@ -57,6 +57,7 @@ EVERYWHERE = (math.pi, 100.0)  # where no start is known
 _DIRECTIONS, _CANDIDATES = 2, 2
 # Steps below these end a level, and the finest level [rad, mm].
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
+_DEEPER = 4  # times the candidates whose depth is settled by the other views
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
 # Where the finest level has fewer pixels across, images are fitted without a smooth field, which
@@ -76,6 +77,7 @@ class Registration:
         preset: "fast", "robust", "xray", or a `Preset`.
         backend: As in `DRR`.
         only: As in `register`.
+        most: Of each camera, as `View.most`; None for no limits.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Registration:
         preset: str | Preset = "robust",
         backend: str = "auto",
         only: bool = False,
+        most: Sequence[float | None] | None = None,
     ):
         cameras = list(carm) if isinstance(carm, Sequence) else [carm]
         poses = [torch.eye(4)] if relatives is None else relatives
@@ -99,7 +102,7 @@ class Registration:
         if only and not self.preset.window:
             raise ConfigError('only=True compares in windows; expected preset "xray" or a window')
         self.volume, self.carm = volume, cameras[0]
-        self.levels = Levels(volume, cameras, poses, backend, self.preset.finest, only)
+        self.levels = Levels(volume, cameras, poses, backend, self.preset.finest, only, most)
         self._points = volume.targets
         finest = self.levels.camera(0, self.levels.last)
         large = min(finest.height, finest.width) >= _SMALL
@@ -311,17 +314,21 @@ class Registration:
                 moves = spread(plan.rotations, turn, shift, seed)
                 tries.append(sweep(first, around, moves, shift, inverted))
         eta, likeness, negative = (torch.cat([x[k] for x in tries], dim=1) for k in range(3))
-        count, kept = len(start), min(most, likeness.shape[1])
+        count, several = len(start), inverted and len(objective.sights) > 1
+        kept = min(most * (_DEEPER if several else 1), likeness.shape[1])
         best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
         rows = torch.arange(count)[:, None]
         owner = rows + count * negative[rows, best]
-        likeness = likeness[rows, best].flatten()
-        return (
-            eta[rows, best].flatten(0, 1),
-            owner.flatten(),
-            likeness,
-            sum(x.renders for x in tries),
-        )
+        eta, owner = eta[rows, best].flatten(0, 1), owner.flatten()
+        likeness, renders = likeness[rows, best].flatten(), sum(x.renders for x in tries)
+        if several:
+            how = (objective.sights, eta, owner, likeness, shift)
+            eta, likeness, more = settle_depths(*how)
+            best = likeness.reshape(count, -1).nan_to_num(nan=-math.inf)
+            best = best.topk(min(most, kept), dim=1).indices
+            best = (best + kept * rows).flatten()
+            eta, owner, likeness, renders = eta[best], owner[best], likeness[best], renders + more
+        return eta, owner, likeness, renders
 
     def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
         """Misfit of the second place over the best's, and the part of candidates at the best."""

@@ -7,15 +7,15 @@ shift by zero-normalised cross-correlation of what both images show.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import scipy.fft
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from drrlib.drr import DRR
+from drrlib.drr import DRR, limited
 from drrlib.geometry import so3_exp
 from drrlib.optimize import Sight
 from drrlib.similarity import normalise
@@ -66,23 +66,17 @@ def sweep(
         sight: The first view at the coarse level, with an image for each of t.
         start: Pose that each image is searched around.
         moves: From `spread`: rotation about the isocentre in camera axes, and shift in depth.
-        shift: Largest shift parallel to the detector [mm, at the isocentre].
+        shift: Largest shift parallel to the detector [mm, at the isocentre]; of one bone, whose
+            cameras stand anywhere, along each axis of the world.
         inverted: Whether to look for the negative of each image, too; n is twice as many then.
     """
-    drr, carm = sight.drr, sight.drr.carm
-    slender = float(carm.dely) / float(carm.delx)
-    pad = [math.ceil(shift / (carm.pixel * size)) for size in (slender, 1.0)]
-    wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
-    base = drr.pose(start)[:, None]  # [t, 1, 4, 4]
-    poses = _turned(base, moves.to(base), float(carm.sod))
-    wider = _Wide(
-        drr.with_carm(wide), None if sight.seen is None else sight.seen.with_carm(wide), pad
-    )
-    at_once = max(1, _AT_ONCE // (wide.height * wide.width))
+    base = sight.drr.pose(start)[:, None]  # [t, 1, 4, 4]
+    poses = _turned(base, moves.to(base), float(sight.drr.carm.sod))
+    wider = _widened(sight, _across(base, shift) if sight.only else (shift, shift))
     found = []
     for t, pose in enumerate(poses):
         fixed = compared(sight, t)
-        parts = pose.split(at_once)
+        parts = pose.split(wider.at_once)
         found.append([_best_shifts(sight, fixed, wider, part, inverted) for part in parts])
     # [image, part of the poses, (eta, likeness)] of [signs, poses, ...] each
     eta, likeness = (
@@ -90,17 +84,106 @@ def sweep(
         for k in (0, 1)
     )
     negative = torch.arange(eta.shape[1]) >= len(moves)
-    cost = wide.height * wide.width / (carm.height * carm.width)
-    renders = len(poses) * len(moves) * cost
+    renders = len(poses) * len(moves) * wider.cost
     return Sweep(eta, likeness, negative.expand_as(likeness), renders)
 
 
-class _Wide(NamedTuple):
-    """The detector with room for every shift: renderer, weights, and pixels added on each side."""
+def settle_depths(
+    sights: Sequence[Sight],
+    eta: Float[Tensor, "m 6"],
+    owner: Int[Tensor, " m"],
+    likeness: Float[Tensor, " m"],
+    shift: float,
+) -> tuple[Float[Tensor, "m 6"], Float[Tensor, " m"], float]:
+    """Poses moved along the first view to where the other views like them best.
+
+    The first view hardly tells depth, which was drawn. In another view it is a shift along a line,
+    and all shifts are compared at once.
+
+    Args:
+        sights: All views at the coarse level.
+        eta: Poses of the sweep.
+        owner: Which image each is of.
+        likeness: In the first view.
+        shift: Depths are tried up to twice this either way [mm].
+
+    Returns:
+        The poses, their mean likeness in all views, and how many images of the first detector's
+        size it cost.
+    """
+    first = sights[0].drr
+    pose, center = first.pose(eta), first.volume.center
+    way = center - pose[:, :3, 3]
+    way = way / way.norm(dim=1, keepdim=True)
+    steps = math.ceil(2 * shift / first.carm.pixel)
+    depths = first.carm.pixel * torch.arange(-steps, steps + 1, dtype=torch.float64)
+    total, cost = torch.zeros(len(eta), len(depths), dtype=torch.float64), 0.0
+    for sight in sights[1:]:
+        wider, carm = _widened(sight, (2 * shift, 2 * shift)), sight.drr.carm
+        place = sight.pose(eta)
+        moved = place[:, None].repeat(1, len(depths), 1, 1)
+        moved[..., :3, 3] += depths[:, None] * way[:, None]
+        here, there = (carm.project(center[None], x.flatten(0, -3)) for x in (place, moved))
+        off = here - there.reshape(len(eta), -1, 2)  # the window of the image that is seen there
+        off = off.round().long().flip(2) + torch.tensor(wider.pad)  # row, column
+        for t in owner.unique():
+            mine = torch.nonzero(owner == t).flatten()
+            fixed = compared(sight, int(t) if len(sight.fixed) > 1 else 0)
+            for rows in mine.split(wider.at_once):
+                total[rows] += _picked(_likenesses(sight, fixed, wider, place[rows]), off[rows])
+        cost += len(eta) * wider.cost
+    best = (total - 1e-6 * depths.abs()).argmax(dim=1)  # where none is alike, as it was drawn
+    pose[:, :3, 3] += depths[best, None] * way
+    others = total.gather(1, best[:, None])[:, 0]
+    return first.carm.eta(pose, center), (likeness + others) / len(sights), cost
+
+
+def _picked(likeness: Float[Tensor, "n dy dx"], at: Int[Tensor, "n d 2"]) -> Float[Tensor, "n d"]:
+    """Likeness at rows and columns; 0 outside."""
+    size = torch.tensor(likeness.shape[1:])
+    inside = ((at >= 0) & (at < size)).all(dim=2)
+    row, column = at.minimum(size - 1).clamp_min(0).unbind(dim=2)
+    found = likeness.double().cpu()[torch.arange(len(at))[:, None], row, column]
+    return torch.where(inside, found, 0.0)
+
+
+class Wide(NamedTuple):
+    """The detector with room for every shift.
+
+    Attributes:
+        drr, seen: Its renderer and weights.
+        pad: Rows and columns added on each side.
+        cost: Its pixels, as a multiple of the real detector's.
+        at_once: Poses whose spectra are held at once.
+    """
 
     drr: DRR
-    seen: Callable[[Tensor], Tensor] | None
+    seen: Callable[[Tensor, Tensor], Tensor] | None
     pad: list[int]
+    cost: float
+    at_once: int
+
+
+def _across(pose: Float[Tensor, "t 1 4 4"], shift: float) -> tuple[float, float]:
+    """How far a shift by `shift` along every axis of the world reaches along rows and columns.
+
+    In a view along one of these axes, just as far.
+    """
+    x, y = (shift * pose[..., :3, :2].abs().sum(dim=-2)).amax(dim=(0, 1)).tolist()
+    return round(y, 6), round(x, 6)
+
+
+def _widened(sight: Sight, shift: tuple[float, float]) -> Wide:
+    """With room for so much either way, from row to row and from column to column [mm]."""
+    carm = sight.drr.carm
+    slender = float(carm.dely) / float(carm.delx)
+    sizes = zip(shift, (slender, 1.0), strict=True)
+    pad = [math.ceil(reach / (carm.pixel * size)) for reach, size in sizes]
+    wide = carm.window(-pad[0], -pad[1], carm.height + 2 * pad[0], carm.width + 2 * pad[1])
+    seen = None if sight.seen is None else sight.seen.with_carm(wide)
+    pixels = wide.height * wide.width
+    cost = pixels / (carm.height * carm.width)
+    return Wide(sight.drr.with_carm(wide), seen, pad, cost, max(1, _AT_ONCE // pixels))
 
 
 def compared(sight: Sight, t: int) -> tuple[Tensor, Tensor]:
@@ -112,14 +195,28 @@ def compared(sight: Sight, t: int) -> tuple[Tensor, Tensor]:
     return fixed[0], weights[0]
 
 
-def _best_shifts(sight: Sight, fixed, wide: _Wide, pose, inverted: bool):
-    """For each sign and pose: eta at the best shift, and its likeness."""
-    moving, carm = wide.drr(pose).detach()[:, 0], sight.drr.carm
-    left = torch.ones_like(moving) if wide.seen is None else wide.seen(pose)[:, 0]
+def _likenesses(sight: Sight, fixed, wide: Wide, pose) -> Float[Tensor, "n dy dx"]:
+    """Of each pose, at every shift."""
+    moving, left = shown(sight, wide, pose)
+    fixed, weights = (x.to(moving) for x in fixed)
+    return correlate(fixed, weights, moving, left, of_one=sight.only)
+
+
+def shown(sight: Sight, wide: Wide, pose: Float[Tensor, "n 4 4"]):
+    """What the wide detector shows at each pose, as it is compared, and its weights [n, h, w]."""
+    moving = wide.drr(pose).detach()
+    if sight.most is not None:
+        moving = limited(moving, sight.most)
+    left = torch.ones_like(moving) if wide.seen is None else wide.seen(pose, moving)
+    moving, left = moving[:, 0], left[:, 0]
     if sight.grey.window:
         moving = normalise(moving, left, sight.grey.window).value
-    fixed, weights = (x.to(moving) for x in fixed)
-    likeness = correlate(fixed, weights, moving, left, of_one=sight.only)
+    return moving, left
+
+
+def _best_shifts(sight: Sight, fixed, wide: Wide, pose, inverted: bool):
+    """For each sign and pose: eta at the best shift, and its likeness."""
+    likeness, carm = _likenesses(sight, fixed, wide, pose), sight.drr.carm
     found = []
     for sign in (1, -1)[: 1 + inverted]:
         best = (sign * likeness).flatten(1).max(dim=1)

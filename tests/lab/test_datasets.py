@@ -118,7 +118,16 @@ def test_a_folder_is_fetched_by_its_list(root, server):
         datasets.path("one", root)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "..", "a/b"])
+def test_a_folder_may_have_folders_and_other_names_at_its_origin(root, server):
+    listing = f"{sha256(GOOD)}  images/a.tif  Cam1/000.tif\n{sha256(GOOD)}  models/b.stl\n"
+    (root / "data" / "sources" / "one.sha256").write_text(listing)
+    catalogue(root, server.url + "/study/", sha256(listing.encode()), "place/study")
+    folder = datasets.path("one", root)
+    assert (folder / "images" / "a.tif").read_bytes() == GOOD
+    assert server.asked == ["/study/Cam1/000.tif", "/study/models/b.stl"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "..", "a/../b", "I10 /evil"])
 def test_no_name_leaves_the_folder(root, server, name):
     listing = f"{sha256(GOOD)}  {name}\n"
     (root / "data" / "sources" / "one.sha256").write_text(listing)
@@ -203,10 +212,13 @@ REAL = {
 }
 
 
+BIPLANE = ("wrist_biplane", "knee_implant_biplane")
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_real_data_by_name(real_data, monkeypatch, name):
     monkeypatch.setenv("DRRLIB_DATA", str(real_data))
-    assert set(REAL) | {"plastic_skull_localizer"} == set(datasets.names())
+    assert set(REAL) | {"plastic_skull_localizer", *BIPLANE} == set(datasets.names())
     if not (real_data / datasets._entry(name, None)["file"]).exists():
         pytest.skip(f"DRRLIB_DATA does not hold {name}")
     volume = datasets.volume(name)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from drrlib.drr import DRR
+from drrlib.drr import DRR, limited
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, mtre
 from drrlib.lab.phantoms import skull
+from drrlib.optimize import Objective, Sight
 from drrlib.registration import PRESETS, Levels, register
 from drrlib.registration.cut import Beyond, continued
 from drrlib.view import View
@@ -122,3 +123,46 @@ def test_one_bone_among_others():
         register(View(lines, carm), bone, start, only=True, loss="gradient_ncc")
     levels = Levels(bone, [carm], [torch.eye(4)], only=True)
     assert carm.height / levels.binning(0, 0) > 24  # as fine as the bone is small
+
+
+def test_metal_is_a_plateau_of_the_image():
+    """An image that cannot show more than `most` is compared with a DRR that cannot either."""
+    carm = CArm.square(1020.0, 700.0, 64, 200.0)
+    bone, other = _bone(1), _bone(2, side=45.0)
+    metal = bone.with_mu(60 * bone.mu)
+    eta = torch.tensor([[0.1, 0.2, -0.1, 3.0, -4.0, 5.0]], dtype=torch.float64)
+    lines = sum(DRR(v, carm).at(eta) for v in (metal, other))
+    image = limited(lines, 1.8)[0, 0]
+    assert 5 < float(lines.max()) and 1.7 < float(image.max()) < 1.8
+    worse, loss = (
+        Objective(
+            Levels(metal, [carm], [torch.eye(4)], only=True, most=[most]).sights(
+                0, [image[None, None].double()], [None], window=2.5
+            )
+        ).value(eta)
+        for most in (None, 1.8)
+    )
+    assert loss < 0.1 < 0.3 < worse
+    start = eta[0] + torch.tensor([0.05, -0.05, 0.05, 3, -4, 5]).double()
+    few = dataclasses.replace(PRESETS["xray"], attempts=1, rotations=32, kept=4, steps=20)
+    view = View(image, carm, most=1.8)
+    found = register(view, metal, start, only=True, search=(0.1, 10.0), preset=few)
+    assert found.compare(carm.pose(eta[0], metal.center)).parts.in_plane < 0.3, found
+    assert found.loss < 0.1
+    with pytest.raises(ConfigError, match="most is 0; expected a line integral above 0"):
+        View(image, carm, most=0)
+
+
+def test_the_limit_of_an_image_keeps_its_derivatives():
+    carm, bone = CArm.square(1020.0, 700.0, 8, 60.0), _bone(1)
+    drr = DRR(bone.with_mu(20 * bone.mu), carm, method="joseph")
+    eta = torch.tensor([[0.1, 0.2, -0.1, 3.0, -4.0, 5.0]], dtype=torch.float64)
+    sight = Sight(drr, drr.at(eta), most=1.5)
+    (one,) = Objective([sight]).linearize(eta)
+    step = torch.zeros(1, 6).double()
+    step[0, 4] = 0.05
+    difference = (limited(drr.at(eta + step), 1.5) - limited(drr.at(eta - step), 1.5)) / 0.1
+    assert torch.allclose(one.image, limited(drr.at(eta), 1.5).flatten(1), atol=1e-5)
+    assert (
+        one.jacobian[..., 4] - difference.flatten(1)
+    ).abs().max() < 0.05 * difference.abs().max()

@@ -1,6 +1,7 @@
 """The sweep: every shift at once, evenly spread rotations, poses that see what was matched."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from drrlib.geometry import CArm
 from drrlib.lab.phantoms import skull
 from drrlib.optimize import Sight
 from drrlib.registration import spread, sweep
-from drrlib.registration.sweep import _turned, correlate
+from drrlib.registration.sweep import _across, _turned, correlate, settle_depths
 from drrlib.similarity import Model, zncc
 from drrlib.volume import Volume
 
@@ -170,3 +171,47 @@ def test_sweep_finds_the_negative_of_an_image(drr):
     assert found.inverted.tolist() == [[False] * 3 + [True] * 3]
     assert int(found.likeness.argmax()) == 4
     assert torch.allclose(drr.pose(found.eta[0, 4]), pose[0], atol=1e-9)
+
+
+def _two_views():
+    """A bone that two cameras see at right angles, and its true parameters."""
+    x = torch.linspace(-1, 1, 20)
+    lump = 0.8 * x[:, None, None] ** 2 + 2 * x[:, None] ** 2 + (x + 0.3 * x[:, None, None]) ** 2
+    mu = torch.where(lump < 0.7, 0.03 + 0.01 * x[:, None], 0.0)
+    affine = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0])).double()
+    affine[:3, 3] = torch.tensor([20.0, -10.0, 15.0])
+    drr = DRR(Volume(mu, affine), CArm.square(1020.0, 510.0, 40, 400.0), method="joseph")
+    poses = drr.pose(torch.tensor([[0.1, 0.2, 0.0, 0, 0, 0], [0.0, 1.7, 0.1, 0, 0, 0]]).double())
+    known = dict(grey=Model(window=2.5))
+    relative = torch.linalg.inv(poses[0]) @ poses[1]
+    one = Sight(drr, drr(poses[:1]), **known)
+    return [one, Sight(drr, drr(poses[1:]), first=drr.carm, relative=relative, **known)], poses[0]
+
+
+def test_another_view_tells_the_depth():
+    """Moved along the first view's rays, poses come back; where none is alike they stay."""
+    sights, pose = _two_views()
+    drr = sights[0].drr
+    way = drr.volume.center - pose[:3, 3]
+    depths = torch.tensor([-70.0, -20.0, 0.0, 35.0]).double()
+    moved = pose.repeat(4, 1, 1)
+    moved[:, :3, 3] += depths[:, None] * way / way.norm()
+    etas = drr.carm.eta(moved, drr.volume.center)
+    owner, alike = torch.zeros(4).long(), torch.ones(4).double()
+    eta, likeness, cost = settle_depths(sights, etas, owner, alike, 40.0)
+    left = (drr.pose(eta)[:, :3, 3] - pose[:3, 3]).norm(dim=1)
+    assert (left < drr.carm.pixel).all(), left
+    assert (likeness > 0.8).all() and cost > 4
+    blank = dataclasses.replace(sights[1], fixed=torch.zeros_like(sights[1].fixed))
+    eta, likeness, _ = settle_depths([sights[0], blank], etas, owner, alike, 40.0)
+    assert torch.allclose(eta, etas, atol=1e-6) and torch.allclose(likeness, 0.5 * alike)
+
+
+def test_one_bone_is_shifted_along_every_axis_of_the_world():
+    """Seen obliquely, a corner of the box of shifts lies further off than its half edge."""
+    level = CARM.pose(torch.zeros(1, 6).double(), torch.zeros(3).double())[:, None]
+    assert _across(level, 40.0) == (40.0, 40.0)
+    oblique = CARM.pose(torch.tensor([[0.6, 0.8, 0.5, 0, 0, 0]]).double(), torch.zeros(3).double())
+    corners = torch.tensor(list(itertools.product((-40.0, 40.0), repeat=3))).double()
+    seen = (corners @ oblique[0, :3, :2]).abs().amax(dim=0)
+    assert _across(oblique[:, None], 40.0) == pytest.approx((float(seen[1]), float(seen[0])))

@@ -2,8 +2,10 @@
 
 `skull`, `thorax` and `pelvis` return a `Phantom`: HU, affine and named landmarks. `Box`,
 `Ellipsoid` and `Scene` have line integrals in closed form, against which projectors are judged.
+`biplane_folder` holds what two fluoroscopes saw of a wrist and of a knee prosthesis.
 """
 
+from drrlib.lab.phantoms.biplane import biplane_folder, write_biplane
 from drrlib.lab.phantoms.closed_form import Box, Ellipsoid, Scene
 from drrlib.lab.phantoms.painting import Phantom
 from drrlib.lab.phantoms.pelvis import pelvis
@@ -12,4 +14,15 @@ from drrlib.lab.phantoms.thorax import thorax
 
 MAKERS = {"skull": skull, "thorax": thorax, "pelvis": pelvis}
 
-__all__ = ["MAKERS", "Box", "Ellipsoid", "Phantom", "Scene", "pelvis", "skull", "thorax"]
+__all__ = [
+    "MAKERS",
+    "Box",
+    "Ellipsoid",
+    "Phantom",
+    "Scene",
+    "biplane_folder",
+    "pelvis",
+    "skull",
+    "thorax",
+    "write_biplane",
+]
