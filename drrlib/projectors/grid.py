@@ -51,14 +51,15 @@ class Grid:
                 "convert it"
             )
         affine = as_affine(affine)
-        linear = affine[:3, :3]
         self.mu = mu
-        self.affine = affine.to(mu.device)
-        # Poses live on the host, unless a CUDA graph moves them: the matrix is at hand on both.
-        self._host = torch.linalg.inv(affine)
-        self.voxel_from_world = self._host.to(mu.device)
-        # Squared world length of a step in voxel coordinates.
-        self.metric = (linear.T @ linear).to(mu.device)
+        with torch.inference_mode(False):  # what is kept serves renders with gradients, too
+            self.affine = affine.to(mu.device)
+            # Poses live on the host, unless a CUDA graph moves them: the matrix is on both.
+            self._host = torch.linalg.inv(affine)
+            self.voxel_from_world = self._host.to(mu.device)
+            # Squared world length of a step in voxel coordinates.
+            linear = affine[:3, :3]
+            self.metric = (linear.T @ linear).to(mu.device)
         self._padded: Padded | None = None
         self._frozen: int | None = None  # version of mu, where it is not to change
         self._parts: list[Grid] = []
@@ -190,6 +191,10 @@ class Padded:
 
     def __init__(self, mu: Float[Tensor, "*v x y z"], metric: Float[Tensor, "3 3"]):
         self.version = _version(mu)
+        with torch.inference_mode(False):  # gradients may be asked of later renders
+            self._fill(mu, metric)
+
+    def _fill(self, mu: Tensor, metric: Tensor) -> None:
         lower, upper = _support(mu)
         box = mu[(..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True)))]
         count = box.shape[-3:]

@@ -319,6 +319,23 @@ def test_volumes_of_inference_mode_are_seen_anew(backend):
             grid.freeze()
 
 
+@pytest.mark.parametrize("inside", ["grid made before", "grid made there"])
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_inference_mode_leaves_later_gradients_alone(backend, inside):
+    """What a grid keeps of a render is there for all."""
+    v, mu, a = view(0.21, 0.37, (5, 4)), placed(random_volume(), backend), affine()
+    grid = Grid(mu, a)
+    with torch.inference_mode():
+        grid = grid if inside == "grid made before" else Grid(mu, a)
+        project(grid, *v.frame, 5, 4, backend=backend)
+    slopes = []
+    for used in (grid, Grid(mu, a)):
+        source = v.source.clone().requires_grad_()
+        image = project(used, source, *v.frame[1:], 5, 4, backend=backend)
+        slopes += torch.autograd.grad(image.sum(), source)
+    assert torch.equal(*slopes)
+
+
 def test_as_many_volumes_as_poses():
     v, grid = GENERIC_VIEWS["oblique"], Grid(_stack("cpu"), affine(size=(16, 12, 10)))
     with pytest.raises(ShapeError, match="3 volumes for 1 poses"):
