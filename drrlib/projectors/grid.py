@@ -123,7 +123,7 @@ class Grid:
         if self.mu.is_inference():
             raise ConfigError("mu was made under torch.inference_mode, which counts no changes")
         other = copy.copy(self)
-        other.padded()
+        other.padded().finish()
         other._frozen = self.mu._version
         return other
 
@@ -173,7 +173,15 @@ class Grid:
         version = _version(self.mu)
         if self._padded is None or version is None or self._padded.version != version:
             self._padded = Padded(self.mu.detach(), self._whole)
+        self._padded.wait()
         return self._padded
+
+
+class _Moment:
+    """A point in the work of a CUDA stream."""
+
+    def __init__(self, stream):
+        self.stream, self.event = stream.cuda_stream, stream.record_event()
 
 
 class Padded:
@@ -198,6 +206,23 @@ class Padded:
         self.version, self.whole = _version(mu), whole
         with torch.inference_mode(False):  # gradients may be asked of later renders
             self._fill(mu)
+        self._made = _Moment(torch.cuda.current_stream(mu.device)) if mu.is_cuda else None
+
+    def wait(self) -> None:
+        """Let the current stream of the device wait for the copy, if another one makes it."""
+        # A graph is recorded after all streams have come to rest, and may not wait for others.
+        if self._made is None or torch.cuda.is_current_stream_capturing():
+            return
+        stream = torch.cuda.current_stream(self.values.device)
+        if stream.cuda_stream != self._made.stream:
+            stream.wait_event(self._made.event)
+            for x in (self.values, self.geometry, self.whole):
+                x.record_stream(stream)  # its memory is not given away while this stream reads
+
+    def finish(self) -> None:
+        """Wait here for the copy: compiled code does not ask which stream it runs on."""
+        if self._made is not None:
+            self._made.event.synchronize()
 
     def _fill(self, mu: Tensor) -> None:
         bounds = _support(mu)

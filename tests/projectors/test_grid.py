@@ -1,10 +1,13 @@
-"""The copy of a volume that kernels read: when it is made, and what for."""
+"""The copy of a volume that kernels read: when it is made, and who waits for it."""
+
+import types
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drrlib.projectors import Grid, project
+from drrlib.projectors.grid import _Moment
 from helpers import GENERIC_VIEWS, affine, random_volume
 
 
@@ -58,3 +61,40 @@ def test_other_attenuation_in_the_same_place():
     assert torch.allclose(project(other, *v.frame, 5, 4), 4 * before)
     assert torch.equal(project(grid, *v.frame, 5, 4), before)
     assert grid.with_mu(random_volume((3, 4, 5))).padded().count.tolist() == [3, 4, 5]
+
+
+class _Stream:
+    def __init__(self, number):
+        self.cuda_stream, self.said = number, []
+
+    def record_event(self):
+        event = types.SimpleNamespace(of=self)
+        event.synchronize = lambda: self.said.append("the host waits")
+        return event
+
+    def wait_event(self, event):
+        self.said.append(f"waits for {event.of.cuda_stream}")
+
+
+def test_streams_wait_for_the_one_that_makes_the_copy(monkeypatch):
+    """With streams that only say what is asked of them: no GPU, so nothing of the order in time."""
+    maker, reader, capturing = _Stream(1), _Stream(2), [False]
+    current, held = [maker], []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: current[0])
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, s: held.append((id(x), s)))
+    grid = Grid(random_volume(), affine())
+    padded = grid.padded()
+    padded._made = _Moment(maker)  # as on a CUDA device
+    grid.padded()
+    assert maker.said == [] and held == []
+    current[0] = reader
+    assert grid.padded() is padded
+    assert reader.said == ["waits for 1"]
+    kept = (padded.values, padded.geometry, padded.whole)
+    assert held == [(id(x), reader) for x in kept]
+    capturing[0] = True
+    grid.padded()
+    assert reader.said == ["waits for 1"]
+    grid.freeze()
+    assert maker.said == ["the host waits"]
