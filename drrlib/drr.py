@@ -98,7 +98,7 @@ class DRR:
                 "renderer's volume, or a stack of such volumes [b, x, y, z]"
             )
         other = copy.copy(self)
-        other.grid = Grid(mu, self.grid.affine)
+        other.grid = self.grid.with_mu(mu)
         other.backend = choose_backend(other.grid, self._wanted)
         other._center = self._center.to(mu.device)
         return other

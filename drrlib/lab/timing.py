@@ -66,18 +66,23 @@ class Budget:
         need_bytes: float = 0.0,
         need_seconds: float = 0.0,
         device: str = "cpu",
+        compiles: bool = False,
     ) -> Timing:
         """Time `call`, unless it is expected to need more than the budget.
 
         Args:
             need_bytes, need_seconds: What one run is expected to take, from a smaller one.
             device: "cpu" for the wall clock, "cuda" for CUDA events.
+            compiles: The first run compiles what it needs for this size; it is not timed, and its
+                time not counted as the call's.
         """
         if need_bytes > 1e9 * self.memory_gb:
             return _without(f"needs {_digits(need_bytes / 1e9, 3)} GB")
         if need_seconds > self.seconds:
             return _without(f"skipped: about {_digits(need_seconds, 2)} s")
         try:
+            if compiles:
+                call()
             first = once(call, device)
             room = int((1e3 * self.seconds - first) / max(first, 1e-6))
             times = [once(call, device) for _ in range(min(self.runs, room))] or [first]

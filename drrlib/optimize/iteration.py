@@ -126,9 +126,9 @@ class Iteration:
     def _kept(self) -> list[Tensor]:
         return [self._eta, self._value, self._slope, *self._state]
 
-    def _copies(self) -> list[int]:
-        """What the kernels read; other copies where a volume was changed."""
-        return [id(sight.drr.grid.padded()) for sight in self.objective.sights]
+    def _copies(self) -> list:
+        """What the kernels read, held as long as a graph does; others where a volume changed."""
+        return [sight.drr.grid.padded() for sight in self.objective.sights]
 
     def _record(self) -> None:
         """Record `_run`; the starts stay where they are."""

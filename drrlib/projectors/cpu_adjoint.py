@@ -10,10 +10,10 @@ from numba import prange
 
 from drrlib.projectors.cpu_compile import kernel
 from drrlib.projectors.cpu_kernels import (
+    f32,
     i32,
     joseph_cell,
-    joseph_range,
-    siddon_range,
+    joseph_weight,
     siddon_slab,
     trace,
 )
@@ -22,22 +22,17 @@ SLABS = 32  # in a block
 
 
 @kernel
-def spread_slab(out, k, joseph, value, span, cut, steps, line):
+def spread_slab(out, k, joseph, value, span, steps, line):
     """Add value x weight to the voxels that slab k reads, in the flat padded array `out`."""
     if joseph:
-        first, last, low_weight, high_weight = joseph_range(span, cut)
-        weight = value
-        if k < first:
-            weight = value * low_weight
-        elif k >= last:
-            weight = value * high_weight
+        weight = value * joseph_weight(k, span)
         _, i, wy, wz = joseph_cell(i32(k), steps, line)
         out[i] += weight * (1 - wy) * (1 - wz)
         out[i + steps[2]] += weight * (1 - wy) * wz
         out[i + steps[1]] += weight * wy * (1 - wz)
         out[i + steps[1] + steps[2]] += weight * wy * wz
     else:
-        _, _, lo, hi = siddon_range(span, cut)
+        lo, hi = f32(span[0]), f32(span[1])
         t0, ta, tb, t1, i0, i1, i2, _, _ = siddon_slab(i32(k), lo, hi, steps, line)
         out[i0] += value * (ta - t0)
         out[i1] += value * (tb - ta)
@@ -71,8 +66,8 @@ def adjoint(grad, count, frames, metric, joseph, out):
                         for q in range(3):
                             column, row = (j + 0.5) * s[6 + q], (i + 0.5) * s[9 + q]
                             d[q] = s[3 + q] + column + row - s[q]
-                        axes, span, cut, line = trace(s, d, count, 0.5 if joseph else 0.0)
-                        if axes[0] != axis or not span[0] < span[1]:
+                        axes, (first, last), span, _, line = trace(s, d, count, joseph)
+                        if axes[0] != axis or first >= last:
                             continue
                         square = 0.0
                         for p in range(3):
@@ -84,10 +79,5 @@ def adjoint(grad, count, frames, metric, joseph, out):
                             i32(strides[axes[1]]),
                             i32(strides[axes[2]]),
                         )
-                        if joseph:
-                            first, last, low, high = joseph_range(span, cut)
-                            first, last = first - (low > 0), last + (high > 0)
-                        else:
-                            first, last, _, _ = siddon_range(span, cut)
                         for k in range(max(first, first_slab), min(last, last_slab)):
-                            spread_slab(flat, k, joseph, value, span, cut, steps, line)
+                            spread_slab(flat, k, joseph, value, span, steps, line)

@@ -34,14 +34,32 @@ TILE_LONG, TILE_SHORT = 16, 2
 
 
 @kernel
-def trace(s, d, count, margin):
-    """The ray over its dominant axis, and the part of it inside the grid.
+def slab_range(lo, hi, start, end, joseph):
+    """Slabs, where to cut them, and at which ends, of a segment start .. end in a grid lo .. hi.
 
-    Args: s, d source and direction; margin widens the grid in the minor axes [voxel].
-    Returns (a, b, c) the axes, dominant first (Joseph step 1); (lo, hi) the range of t, empty
-    where the ray misses and NaN where its ends are not finite; whether its low and its high end
-    are ends of the segment; and the line (y0, my, 1/my, z0, mz, 1/mz), with 0 for the inverse of
-    a slope of 0.
+    Siddon walks every slab that holds a part of both; Joseph those that hold a part of the segment
+    and whose middle, where the sample is taken, lies in the grid. The segment alone cuts a slab:
+    what sticks out of the grid elsewhere reads zeros.
+    """
+    if joseph:
+        low = max(np.ceil(lo - 0.5), np.floor(start))
+        high = min(np.floor(hi - 0.5) + 1.0, np.ceil(end))
+        hit, cut = low < high and start < end, (start >= low, end <= high)
+    else:
+        low, high = np.floor(max(lo, start)), np.ceil(min(hi, end))
+        hit, cut = max(lo, start) < min(hi, end), (start > lo, end < hi)
+    slabs = (int(low), int(high)) if hit else (1, 1)
+    return slabs, (max(low, start), min(high, end)), cut
+
+
+@kernel
+def trace(s, d, count, joseph):
+    """The ray over its dominant axis, and the slabs that it walks.
+
+    Returns (a, b, c) the axes, dominant first (Joseph step 1); the slabs first .. last - 1, none
+    where the ray misses; (lo, hi), where the segment cuts the first and the last of them, NaN
+    where its ends are not finite; whether it ends there; and the line (y0, my, 1/my, z0, mz,
+    1/mz), with 0 for the inverse of a slope of 0.
     """
     size0, size1, size2 = abs(d[0]), abs(d[1]), abs(d[2])
     a, b, c = 2, 0, 1
@@ -57,6 +75,7 @@ def trace(s, d, count, margin):
     iy = 1.0 / my if my != 0.0 else 0.0
     iz = 1.0 / mz if mz != 0.0 else 0.0
     lo, hi = 1.0, count[a] + 1.0
+    margin = 0.5 if joseph else 0.0  # by so much samples reach beyond the grid [voxel]
     for c0, m, inverse, n in ((y0, my, iy, count[b]), (z0, mz, iz, count[c])):
         below, above = 1.0 - margin, n + 1.0 + margin
         if m != 0.0:
@@ -64,13 +83,14 @@ def trace(s, d, count, margin):
             lo, hi = max(lo, min(ta, tb)), min(hi, max(ta, tb))
         elif c0 < below or c0 >= above:
             hi = lo
-    start, end = min(s[a], s[a] + d[a]), max(s[a], s[a] + d[a])
     line = (f32(y0), f32(my), f32(iy), f32(z0), f32(mz), f32(iz))
+    start, end = min(s[a], s[a] + d[a]), max(s[a], s[a] + d[a])
+    slabs, span, cut = slab_range(lo, hi, start, end, joseph)
     if not abs(d[a]) > 1e-100:
-        lo, hi = 1.0, 0.0
+        slabs = (1, 1)
     if not abs(s[0] + s[1] + s[2]) + size0 + size1 + size2 < 1e100:
-        lo, hi, start, end = np.nan, np.nan, np.nan, np.nan
-    return (a, b, c), (max(lo, start), min(hi, end)), (start > lo, end < hi), line
+        slabs, span = (1, 1), (np.nan, np.nan)
+    return (a, b, c), slabs, span, cut, line
 
 
 @kernel
@@ -130,20 +150,10 @@ def siddon_slabs(mu, first, last, lo, hi, steps, line):
 
 
 @kernel
-def siddon_range(span, cut):
-    """First and one-past-last slab, and where to cut them.
-
-    Only a slab that holds an end of the segment is cut: what sticks out of the grid elsewhere
-    reads zeros.
-    """
-    first, last = int(np.floor(span[0])), int(np.ceil(span[1]))
-    return first, last, f32(span[0] if cut[0] else first), f32(span[1] if cut[1] else last)
-
-
-@kernel
-def siddon_ray(mu, span, cut, steps, line):
+def siddon_ray(mu, slabs, span, cut, steps, line):
     """The five sums of one ray and the attenuation at its two ends."""
-    first, last, lo, hi = siddon_range(span, cut)
+    first, last = slabs
+    lo, hi = f32(span[0]), f32(span[1])
     total, ay, by, az, bz = siddon_slabs(mu, first, last, lo, hi, steps, line)
     low_value, high_value = f32(0), f32(0)
     if cut[0]:
@@ -189,41 +199,34 @@ def joseph_slabs(mu, first, last, steps, line):
 
 
 @kernel
-def joseph_range(span, cut):
-    """Whole slabs first .. last - 1, and the weights of the two cut ones around them (step 3).
-
-    The cut ones are first - 1 and last; a weight of 0 means that there is none.
-    """
-    lo, hi = span
-    first, last = int(np.ceil(lo - 0.5)), int(np.floor(hi - 0.5)) + 1
-    low_weight, high_weight = 0.0, 0.0
-    if cut[0]:
-        first = int(np.floor(lo)) + 1
-        # Where the ray leaves sideways, the sample of its last slab still counts as a whole.
-        low_weight = (min(hi, first) if cut[1] else first) - lo
-    if cut[1]:
-        last = int(np.floor(hi))
-        if not (cut[0] and hi <= first):
-            high_weight = hi - last
-    return first, last, f32(low_weight), f32(high_weight)
+def joseph_weight(k, span):
+    """How much of slab k lies between the ends of the segment (step 3)."""
+    return min(k + 1.0, span[1]) - max(float(k), span[0])
 
 
 @kernel
-def joseph_ray(mu, span, cut, steps, line):
-    """The five sums of one ray and the samples in the slabs that hold its two ends."""
-    first, last, low_weight, high_weight = joseph_range(span, cut)
-    total, ay, by, az, bz = joseph_slabs(mu, first, last, steps, line)
+def joseph_ray(mu, slabs, span, cut, steps, line):
+    """The five sums of one ray and the samples in the slabs that hold its two ends.
+
+    The first and the last slab, where they are cut, are added beside the loop over whole ones.
+    """
+    first, last = slabs
+    cut_low, cut_high = span[0] > first, span[1] < last
+    whole = (first + 1 if cut_low else first, last - 1 if cut_high else last)
+    total, ay, by, az, bz = joseph_slabs(mu, whole[0], whole[1], steps, line)
     low_value, high_value = f32(0), f32(0)
     if cut[0]:
-        low_value, a, b, c, d = joseph_slabs(mu, first - 1, first, steps, line)
-        total, ay, by = total + low_weight * low_value, ay + low_weight * a, by + low_weight * b
-        az, bz = az + low_weight * c, bz + low_weight * d
-        high_value = low_value
-    if cut[1] and not (cut[0] and span[1] <= first):
-        high_value, a, b, c, d = joseph_slabs(mu, last, last + 1, steps, line)
-        total, ay, by = total + high_weight * high_value, ay + high_weight * a, by + high_weight * b
-        az, bz = az + high_weight * c, bz + high_weight * d
-    return total, ay, by, az, bz, low_value, high_value if cut[1] else f32(0)
+        low_value, a, b, c, e = joseph_slabs(mu, first, first + 1, steps, line)
+        weight = f32(joseph_weight(first, span) if cut_low else 0.0)
+        total, ay, by = total + weight * low_value, ay + weight * a, by + weight * b
+        az, bz = az + weight * c, bz + weight * e
+    if cut[1]:
+        high_value, a, b, c, e = joseph_slabs(mu, last - 1, last, steps, line)
+        added = cut_low and last - 1 == first  # one slab holds both ends
+        weight = f32(joseph_weight(last - 1, span) if cut_high and not added else 0.0)
+        total, ay, by = total + weight * high_value, ay + weight * a, by + weight * b
+        az, bz = az + weight * c, bz + weight * e
+    return total, ay, by, az, bz, low_value, high_value
 
 
 @kernel
@@ -232,8 +235,8 @@ def march(mu, strides, count, joseph, s, d, metric, sums):
 
     Args: mu flat padded values; strides, count [3]; s, d source and direction [3].
     """
-    axes, span, cut, line = trace(s, d, count, 0.5 if joseph else 0.0)
-    if not span[0] < span[1]:
+    axes, slabs, span, cut, line = trace(s, d, count, joseph)
+    if slabs[0] >= slabs[1]:
         nothing = 0.0 if span[0] == span[0] else np.nan
         sums[:] = nothing
         return nothing
@@ -241,10 +244,10 @@ def march(mu, strides, count, joseph, s, d, metric, sums):
     da = d[a]
     steps = (i32(strides[a]), i32(strides[b]), i32(strides[c]))
     if joseph:
-        total, ay, by, az, bz, low_value, high_value = joseph_ray(mu, span, cut, steps, line)
+        total, ay, by, az, bz, low_value, high_value = joseph_ray(mu, slabs, span, cut, steps, line)
         ky, kz = 1.0, 1.0
     else:
-        total, ay, by, az, bz, low_value, high_value = siddon_ray(mu, span, cut, steps, line)
+        total, ay, by, az, bz, low_value, high_value = siddon_ray(mu, slabs, span, cut, steps, line)
         ky, kz = -line[2], -line[5]
     at_source, at_target = (low_value, high_value) if da > 0 else (high_value, low_value)
     # Minor axes from the sums, the dominant one from the two identities.

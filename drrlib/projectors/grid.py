@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from drrlib.arrays import Numbers, as_affine, as_tensor, check_values
@@ -39,27 +39,19 @@ class Grid:
     """
 
     def __init__(self, mu: Float[Tensor, "*v x y z"], affine: Numbers):
-        if not isinstance(mu, Tensor) or mu.layout != torch.strided:
-            mu = as_tensor(mu, "mu", torch.float32)
-        check_values(mu, "mu")
-        if mu.ndim not in (3, 4) or mu.numel() == 0:
-            raise ShapeError(
-                f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"
-            )
-        if mu.dtype not in (torch.float32, torch.float64, *HALF):
-            raise DtypeError(
-                f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: "
-                "convert it"
-            )
+        mu = _attenuation(mu)
         affine = as_affine(affine)
-        linear = affine[:3, :3]
         self.mu = mu
-        self.affine = affine.to(mu.device)
-        # Poses live on the host, unless a CUDA graph moves them: the matrix is at hand on both.
-        self._host = torch.linalg.inv(affine)
-        self.voxel_from_world = self._host.to(mu.device)
-        # Squared world length of a step in voxel coordinates.
-        self.metric = (linear.T @ linear).to(mu.device)
+        with torch.inference_mode(False):  # what is kept serves renders with gradients, too
+            self.affine = affine.to(mu.device)
+            # Poses live on the host, unless a CUDA graph moves them: the matrix is on both.
+            self._host = torch.linalg.inv(affine)
+            self.voxel_from_world = self._host.to(mu.device)
+            linear = affine[:3, :3]
+            box = torch.tensor([0, 0, 0, *mu.shape[-3:]], dtype=torch.float64)
+            self._whole = torch.cat([box, (linear.T @ linear).flatten()]).to(mu.device)
+            # Squared world length of a step in voxel coordinates.
+            self.metric = self._whole[6:].reshape(3, 3)
         self._padded: Padded | None = None
         self._frozen: int | None = None  # version of mu, where it is not to change
         self._parts: list[Grid] = []
@@ -73,6 +65,19 @@ class Grid:
     def volumes(self) -> int:
         """Number of volumes in the stack; 1 where there is none."""
         return len(self.mu) if self.mu.ndim == 4 else 1
+
+    def with_mu(self, mu: Float[Tensor, "*v x y z"]) -> "Grid":
+        """Other attenuation in the same place; on the same device nothing is moved for it.
+
+        Raises:
+            ShapeError, DtypeError: as `Grid`.
+        """
+        mu = _attenuation(mu)
+        if mu.device != self.mu.device or tuple(mu.shape[-3:]) != self.shape:
+            return Grid(mu, self.affine)
+        other = copy.copy(self)
+        other.mu, other._padded, other._frozen, other._parts = mu, None, None, []
+        return other
 
     def each(self) -> "list[Grid]":
         """A grid for each volume of the stack; their padded copies are kept here.
@@ -118,7 +123,7 @@ class Grid:
         if self.mu.is_inference():
             raise ConfigError("mu was made under torch.inference_mode, which counts no changes")
         other = copy.copy(self)
-        other.padded()
+        other.padded().finish()
         other._frozen = self.mu._version
         return other
 
@@ -167,8 +172,16 @@ class Grid:
         self._check_frozen()
         version = _version(self.mu)
         if self._padded is None or version is None or self._padded.version != version:
-            self._padded = Padded(self.mu.detach(), self.metric)
+            self._padded = Padded(self.mu.detach(), self._whole)
+        self._padded.wait()
         return self._padded
+
+
+class _Moment:
+    """A point in the work of a CUDA stream."""
+
+    def __init__(self, stream):
+        self.stream, self.event = stream.cuda_stream, stream.record_event()
 
 
 class Padded:
@@ -185,13 +198,35 @@ class Padded:
         lower: index in `mu` of the first voxel of the box, int64 [3].
         count: number of voxels of the box, int64 [3].
         geometry: lower, count and the metric [3, 3] in one tensor [15], float64, on the device.
-        whole: the same for the box of all voxels of `mu`.
+        whole: the same for the box of all voxels of `mu`; given by the grid.
         version: of `mu`, as torch counts its changes in place; None where it does not.
     """
 
-    def __init__(self, mu: Float[Tensor, "*v x y z"], metric: Float[Tensor, "3 3"]):
-        self.version = _version(mu)
-        lower, upper = _support(mu)
+    def __init__(self, mu: Float[Tensor, "*v x y z"], whole: Float[Tensor, "15"]):
+        self.version, self.whole = _version(mu), whole
+        with torch.inference_mode(False):  # gradients may be asked of later renders
+            self._fill(mu)
+        self._made = _Moment(torch.cuda.current_stream(mu.device)) if mu.is_cuda else None
+
+    def wait(self) -> None:
+        """Let the current stream of the device wait for the copy, if another one makes it."""
+        # A graph is recorded after all streams have come to rest, and may not wait for others.
+        if self._made is None or torch.cuda.is_current_stream_capturing():
+            return
+        stream = torch.cuda.current_stream(self.values.device)
+        if stream.cuda_stream != self._made.stream:
+            stream.wait_event(self._made.event)
+            for x in (self.values, self.geometry, self.whole):
+                x.record_stream(stream)  # its memory is not given away while this stream reads
+
+    def finish(self) -> None:
+        """Wait here for the copy: compiled code does not ask which stream it runs on."""
+        if self._made is not None:
+            self._made.event.synchronize()
+
+    def _fill(self, mu: Tensor) -> None:
+        bounds = _support(mu)
+        lower, upper = bounds.cpu().tolist()  # the one wait for a GPU
         box = mu[(..., *(slice(lo, up) for lo, up in zip(lower, upper, strict=True)))]
         count = box.shape[-3:]
         size = [n + 3 for n in count]
@@ -205,21 +240,42 @@ class Padded:
         self.values[..., 1:-2, 1:-2, 1:-2] = box
         self.lower = np.array(lower, dtype=np.int64)
         self.count = np.array(count, dtype=np.int64)
-        parts = [torch.tensor([*lower, *count]), torch.tensor([0, 0, 0, *mu.shape[-3:]])]
-        self.geometry, self.whole = (torch.cat([x.to(metric), metric.flatten()]) for x in parts)
+        first, end = bounds.to(self.whole.dtype)
+        self.geometry = torch.cat([first, end - first, self.whole[6:]])
+
+
+def _attenuation(mu: Numbers) -> Tensor:
+    """The values of a grid, if they can be one."""
+    if not isinstance(mu, Tensor) or mu.layout != torch.strided:
+        mu = as_tensor(mu, "mu", torch.float32)
+    check_values(mu, "mu")
+    if mu.ndim not in (3, 4) or mu.numel() == 0:
+        raise ShapeError(
+            f"mu has shape {tuple(mu.shape)}; expected [x, y, z] or [v, x, y, z], none empty"
+        )
+    if mu.dtype not in (torch.float32, torch.float64, *HALF):
+        raise DtypeError(
+            f"mu has dtype {mu.dtype}; expected float32, float64, float16 or bfloat16: convert it"
+        )
+    return mu
 
 
 def _version(mu: Tensor) -> int | None:
     return None if mu.is_inference() else mu._version
 
 
-def _support(mu: Float[Tensor, "*v x y z"]) -> tuple[list[int], list[int]]:
-    """First and one-past-last index of the non-zero voxels; one voxel where all are zero."""
+def _support(mu: Float[Tensor, "*v x y z"]) -> Int[Tensor, "2 3"]:
+    """First and one-past-last index of the non-zero voxels, where mu is; one voxel if all are 0.
+
+    In numbers that stay there: a question to a GPU waits for all that it has to do.
+    """
     filled = mu != 0 if mu.ndim == 3 else (mu != 0).any(dim=0)
     plane = filled.any(dim=2)
-    lower, upper = [], []
+    bounds = []
     for line in (plane.any(dim=1), plane.any(dim=0), filled.any(dim=0).any(dim=0)):
-        where = torch.nonzero(line).flatten()
-        lower.append(int(where[0]) if len(where) else 0)
-        upper.append(int(where[-1]) + 1 if len(where) else 1)
-    return lower, upper
+        n = len(line)
+        at = torch.arange(n, device=mu.device)
+        bounds.append(torch.stack([n - ((n - at) * line).amax(), ((at + 1) * line).amax()]))
+    lower, upper = torch.stack(bounds, dim=1)
+    none = upper == 0
+    return torch.stack([lower * ~none, upper + none])

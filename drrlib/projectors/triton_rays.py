@@ -140,20 +140,18 @@ def trace(s, d, geometry, JOSEPH: tl.constexpr):
     lo, hi = clip(lo, hi, y0, my, iy, 1.0 - margin, nb.to(tl.float32) + 1.0 + margin)
     lo, hi = clip(lo, hi, z0, mz, iz, 1.0 - margin, nc.to(tl.float32) + 1.0 + margin)
     start, end = tl.minimum(sa, sa + da).to(tl.float32), tl.maximum(sa, sa + da).to(tl.float32)
-    hit = (
-        (tl.abs(da) > 1e-100)
-        & (tl.maximum(lo, start) < tl.minimum(hi, end))
-        & (nothing(s, d) == 0.0)
-    )
-    if JOSEPH:  # whole slabs whose middle lies inside, and those that hold an end
-        low = tl.where(start > lo, tl.floor(start), tl.ceil(lo - 0.5))
-        high = tl.where(end < hi, tl.ceil(end), tl.floor(hi - 0.5) + 1.0)
+    real = (tl.abs(da) > 1e-100) & (nothing(s, d) == 0.0)
+    if JOSEPH:  # slabs that hold a part of the segment and whose middle lies in the grid
+        low = tl.maximum(tl.ceil(lo - 0.5), tl.floor(start))
+        high = tl.minimum(tl.floor(hi - 0.5) + 1.0, tl.ceil(end))
+        hit, cut = real & (low < high) & (start < end), (start >= low, end <= high)
     else:
         low, high = tl.floor(tl.maximum(lo, start)), tl.ceil(tl.minimum(hi, end))
+        hit = real & (tl.maximum(lo, start) < tl.minimum(hi, end))
+        cut = ((start > lo) | (start > low), (end < hi) | (end < high))
     low, high = tl.where(hit, low, 1.0), tl.where(hit, high, 1.0)
     first, last = low.to(tl.int32), high.to(tl.int32)
     span = (tl.maximum(low, start), tl.minimum(high, end))
-    cut = ((start > lo) | (start > low), (end < hi) | (end < high))
     return (a0, a1), first, last, span, cut, steps, (y0, my, iy, z0, mz, iz)
 
 

@@ -44,6 +44,20 @@ def test_long_calls_get_fewer_runs_and_the_longest_stands_alone():
     assert str(alone).endswith("(1 run)")
 
 
+def test_what_a_first_run_compiles_is_not_the_time_of_a_call(monkeypatch):
+    calls = []
+
+    def timed(call, device):
+        call()
+        return 5000.0 if len(calls) == 1 else 2.0  # [ms] the first run ever compiles
+
+    monkeypatch.setattr("drrlib.lab.timing.once", timed)
+    seen = Budget(runs=3, seconds=1.0).time(lambda: calls.append(1), compiles=True)
+    assert len(calls) == 5 and seen.runs == 3 and seen.mean_ms == 2.0
+    calls.clear()
+    assert Budget(runs=3, seconds=1.0).time(lambda: calls.append(1)).mean_ms == 5000.0
+
+
 def test_what_would_not_fit_is_never_run():
     def never():
         pytest.fail("it was run")

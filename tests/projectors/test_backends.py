@@ -131,6 +131,28 @@ def test_explicit_rays(backend, count, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("backend", KERNELS)
+def test_short_segments_at_the_border(backend, method):
+    """They begin and end in slabs that a ray enters or leaves sideways."""
+    generator = torch.Generator().manual_seed(7)
+    size, count = (6, 5, 7), 20000 if backend == "cpu" else 3000
+    s, way = 9 * torch.rand(2, count, 3, generator=generator, dtype=torch.float64) - 4.5
+    way *= torch.logspace(-3, 0.5, count, dtype=torch.float64)[:, None]
+    results = []
+    for mu, choice in (
+        (placed(random_volume(size), backend), backend),
+        (random_volume(size).double(), "reference"),
+    ):
+        grid = Grid(mu.requires_grad_(), affine(size=size))
+        value = line_integrals(grid, s, s + way, method=method, backend=choice)
+        value.sum().backward()
+        results.append((value.detach().cpu(), mu.grad.cpu()))
+    assert (results[1][0] > 0).double().mean() > 0.3
+    assert worst(results[0][0], results[1][0]) < 1e-5
+    assert worst(results[0][1], results[1][1]) < VOLUME
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backend", [*KERNELS, "reference"])
 def test_adjoint_identity(backend, method):
     """<A mu, y> = <mu, A* y>."""
@@ -296,6 +318,23 @@ def test_volumes_of_inference_mode_are_seen_anew(backend):
         assert torch.allclose(project(grid, *v.frame, 5, 4, backend=backend), 2 * before)
         with pytest.raises(ConfigError, match="inference_mode"):
             grid.freeze()
+
+
+@pytest.mark.parametrize("inside", ["grid made before", "grid made there"])
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+def test_inference_mode_leaves_later_gradients_alone(backend, inside):
+    """What a grid keeps of a render is there for all."""
+    v, mu, a = view(0.21, 0.37, (5, 4)), placed(random_volume(), backend), affine()
+    grid = Grid(mu, a)
+    with torch.inference_mode():
+        grid = grid if inside == "grid made before" else Grid(mu, a)
+        project(grid, *v.frame, 5, 4, backend=backend)
+    slopes = []
+    for used in (grid, Grid(mu, a)):
+        source = v.source.clone().requires_grad_()
+        image = project(used, source, *v.frame[1:], 5, 4, backend=backend)
+        slopes += torch.autograd.grad(image.sum(), source)
+    assert torch.equal(*slopes)
 
 
 def test_as_many_volumes_as_poses():
