@@ -7,6 +7,7 @@ from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.picked import pnp
 from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
+from drrlib.registration.report import REPORTS
 from drrlib.registration.result import Comparison, RegistrationResult
 from drrlib.registration.stages import descend_together, refine
 from drrlib.registration.sweep import spread, sweep
@@ -16,6 +17,7 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "RANGE",
+    "REPORTS",
     "Comparison",
     "Levels",
     "Preset",
