@@ -272,8 +272,11 @@ def test_messages_name_options_in_place_of_keywords():
     assert as_options("it lacks x; pass theta=... [rad]\n(phi=pi/2: left)") == (
         "it lacks x; pass --theta ... [deg] (--phi 90: left)"
     )
-    assert as_options("the file; pass sdd, sod, delx, dely [mm]") == (
-        "the file; pass --sdd, sod, delx [mm]"
+    lengths = (
+        "carm=CArm(...), a calibration such as carm=read_mayacam(path), or sod=..., delx=..., "
+    )
+    assert as_options(f"pass {lengths}dely=... [mm]") == (
+        "pass --calibration FILE, or --sod ..., --pixel ... [mm]"
     )
 
 

@@ -20,9 +20,16 @@ DONE, FAILED, REFUSED, DOUBTFUL, STOPPED = 0, 1, 2, 3, 130  # exit statuses
 
 # Keywords of Python's functions, which messages name, as options of the command line.
 _OPTIONS = {"delx": "--pixel", "dely": "--pixel", "open_field": "--open-field"}
-_OPTIONS |= {"mu_per_value": "--mu-per-value", "mask=False": "--no-mask", "start": "--start"}
+_OPTIONS |= {"mu_per_value": "--mu-per-value", "start": "--start"}
 _SAME = "sdd sod theta phi gamma flipped series part resample frame values bone spacing hu".split()
 _OPTIONS |= {name: f"--{name}" for name in _SAME}
+_PHRASES = (
+    ("carm=CArm(...), a calibration such as carm=read_mayacam(path)", "--calibration FILE"),
+    ("mask=False", "--no-mask"),
+    ("phi=pi/2", "phi=90"),
+    ("gamma=pi", "gamma=180"),
+    ("[rad]", "[deg]"),
+)
 
 
 def version(package: str) -> str:
@@ -70,15 +77,11 @@ def run(name: str, options: argparse.Namespace, work: Callable[[], int]) -> int:
 def as_options(message: str) -> str:
     """A message of the library in one line, with options in place of Python's keywords."""
     text = " ".join(message.split())
-    text = re.sub(r"\b(phi|gamma)=pi(/2)?", lambda m: f"{m[1]}={90 if m[2] else 180}", text)
-    text = (
-        text.replace("delx, dely", "delx")
-        .replace("[rad]", "[deg]")
-        .replace("mask=False", "--no-mask")
-    )
+    for said, here in _PHRASES:
+        text = text.replace(said, here)
     names = "|".join(_OPTIONS)
     text = re.sub(rf"\b({names})=(?=[\w'(.-])", lambda m: f"{_OPTIONS[m[1]]} ", text)
-    return re.sub(rf"\b(pass )({names})\b", lambda m: m[1] + _OPTIONS[m[2]], text)
+    return text.replace("--pixel ..., --pixel ...", "--pixel ...")
 
 
 @contextlib.contextmanager

@@ -211,8 +211,8 @@ def _by_hand(size: tuple[int, int], geometry: dict):
     lacks = [name for name in LENGTHS if geometry.get(name) is None]
     if lacks:
         raise ConfigError(
-            f"the file tells no geometry; pass {', '.join(lacks)} [mm], or carm=CArm(...), or a "
-            "calibration such as carm=read_mayacam(path)"
+            "the file tells no geometry; pass carm=CArm(...), a calibration such as "
+            f"carm=read_mayacam(path), or {', '.join(f'{x}=...' for x in lacks)} [mm]"
         )
     lengths = {name: geometry[name] for name in LENGTHS}
     device = CArm(

@@ -2,6 +2,7 @@
 
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
+from drrlib.registration.evidence import gather
 from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.picked import pnp
@@ -27,6 +28,7 @@ __all__ = [
     "arun",
     "descend",
     "descend_together",
+    "gather",
     "join_pixels",
     "level_sight",
     "pnp",

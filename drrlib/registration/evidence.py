@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
     Attributes:
         fixed: The X-ray image, 0 to 1, dense is bright.
         moving: The CT in its place, in the grey values of the image.
-        edges: Where the CT has edges.
+        edges: Where the CT has edges, among the pixels that count.
         weights: How much pixels counted, 0 to 1.
         residual: What was compared, image less CT, in standard deviations of the image's; smoothed
             a little, so that contours stand out of the grain.
@@ -102,7 +102,7 @@ def _of_view(result, view: View, volume: Volume, pose: Tensor, around: Volume | 
     return Evidence(
         grey,
         like,
-        _edges(like),
+        _edges(like) & counts,
         weights / max(weights.max(), 1e-12),
         gaussian_filter(((compared[0] - against) / spread).numpy(), _GRAIN),
         _likeness(compared[0], against, torch.from_numpy(weights)),
