@@ -26,6 +26,7 @@ _OPTIONS |= {name: f"--{name}" for name in _SAME}
 _PHRASES = (
     ("carm=CArm(...), a calibration such as carm=read_mayacam(path)", "--calibration FILE"),
     ("mask=False", "--no-mask"),
+    ("only=True", "--only"),
     ("phi=pi/2", "phi=90"),
     ("gamma=pi", "gamma=180"),
     ("[rad]", "[deg]"),

@@ -21,7 +21,7 @@ from drrlib.cli.common import (
     sizes,
     version,
 )
-from drrlib.cli.xrays import add_xrays, read_xrays
+from drrlib.cli.xrays import add_xrays, levelled, read_xrays
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, eta, to_degrees, write_matrix
 from drrlib.projectors import BACKENDS
@@ -36,6 +36,7 @@ _EXAMPLES = """
   drrlib register ct/ xray.png --sdd 1020 --sod 510 --pixel 0.4 --phi 90 -o pose.json
   drrlib register ct/ xray.dcm --start 0 -30 0 10 0 -40 --search 15 30 -o pose.tfm -o matrix.txt
   drrlib register ct/ ap.dcm lateral.dcm --one-isocenter --report report.html
+  drrlib register ct/ scout.dcm --search 10 20 --report report.html
   drrlib register radius.tif cam1.tif cam2.tif --calibration cam1.txt cam2.txt --only \\
       --spacing 0.4 0.4 0.6 --mu-per-value 2e-5 --start 0 90 0 0 0 0 -o pose.json
 
@@ -101,6 +102,7 @@ def _register(options: argparse.Namespace) -> int:
     views = read_xrays(options)
     volume = read_ct(options)
     say("register", f"CT: {sizes(volume)}", options.quiet)
+    views = [levelled(view, volume) for view in views]
     if options.backend == "cuda" and torch.cuda.is_available():
         volume = volume.to("cuda")
     how = dict(preset=options.preset, only=options.only, free=tuple(options.free))

@@ -9,9 +9,10 @@ import torch
 
 from drrlib.cli.common import as_options, say
 from drrlib.errors import ConfigError
-from drrlib.geometry import CArm
-from drrlib.io import read_mayacam, read_xray, with_common_isocenter
+from drrlib.geometry import CArm, ScanProjection
+from drrlib.io import is_localizer, read_localizer, read_mayacam, read_xray, with_common_isocenter
 from drrlib.view import View
+from drrlib.volume import Volume
 
 _KINDS = ("auto", "counts", "logged", "display", "line integrals")
 
@@ -23,7 +24,7 @@ def add_xrays(made: argparse.ArgumentParser) -> None:
         metavar="XRAY",
         type=Path,
         nargs="+",
-        help="DICOM, PNG, TIFF, JPEG or .npy; several of one patient position",
+        help="DICOM, PNG, TIFF, JPEG or .npy, or a CT localizer; several of one patient position",
     )
     carm = made.add_argument_group("the C-arm, where no header tells it, or not rightly")
     carm.add_argument("--sdd", type=float, help="source to detector [mm]")
@@ -63,6 +64,8 @@ def read_xrays(options: argparse.Namespace) -> list[View]:
     Raises:
         DrrlibError: an image cannot be read, or lacks something; tells the option that gives it.
     """
+    if len(options.xrays) == 1 and is_localizer(options.xrays[0]):
+        return [_localizer(options)]
     cameras = _calibrations(options) or [None] * len(options.xrays)
     views = []
     for path, carm in zip(options.xrays, cameras, strict=True):
@@ -75,6 +78,22 @@ def read_xrays(options: argparse.Namespace) -> list[View]:
     if len(views) > 1 and not options.calibration:
         views = _about_one_isocenter(views, options)
     return views
+
+
+def _localizer(options: argparse.Namespace) -> View:
+    """A CT localizer, whose header tells its pose."""
+    given = {n: getattr(options, n) for n in ("sdd", "sod") if getattr(options, n) is not None}
+    view = read_localizer(options.xrays[0], **given)
+    say("register", f"localizer {options.xrays[0].name}: {_told(view)}", options.quiet)
+    return _shrunk(view, options.shrink)
+
+
+def levelled(view: View, volume: Volume) -> View:
+    """A localizer with its isocentre beside the CT's middle; other views as they are."""
+    if not isinstance(view.carm, ScanProjection):
+        return view
+    carm, pose = view.carm.level_with(view.pose[None], volume.center)
+    return dataclasses.replace(view, carm=carm, pose=pose[0])
 
 
 def _shrunk(view: View, factor: int | None) -> View:
