@@ -25,7 +25,7 @@ _SECOND = 0.5  # a second letter stands where a direction leans so much towards 
 
 
 class Evidence(NamedTuple):
-    """One view, arrays of [height, width].
+    """One view, arrays of [height, width]; of one bone among others, what lies around it.
 
     Attributes:
         fixed: The X-ray image, 0 to 1, dense is bright.
@@ -99,15 +99,27 @@ def _of_view(result, view: View, volume: Volume, pose: Tensor, around: Volume | 
     fixed, shown, weights = (x.numpy() for x in (fixed, shown[0], weights))
     counts = weights > 0.05 * weights.max()
     grey, like = _greys(fixed, shown, counts)
+    part = _around(counts) if result.only else (slice(None), slice(None))
     return Evidence(
-        grey,
-        like,
-        _edges(like) & counts,
-        weights / max(weights.max(), 1e-12),
-        gaussian_filter(((compared[0] - against) / spread).numpy(), _GRAIN),
+        grey[part],
+        (np.where(counts, like, 0.0) if result.only else like)[part],
+        (_edges(like) & counts)[part],
+        (weights / max(weights.max(), 1e-12))[part],
+        gaussian_filter(((compared[0] - against) / spread).numpy(), _GRAIN)[part],
         _likeness(compared[0], against, torch.from_numpy(weights)),
         _letters(view.carm, pose),
     )
+
+
+def _around(counts: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of what counts, with a margin: where one bone among others lies."""
+    spans = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(counts.any(axis=axis))
+        margin = max(8, (inside[-1] - inside[0]) // 3) if len(inside) else 0
+        first, last = (inside[0], inside[-1]) if len(inside) else (0, counts.shape[1 - axis])
+        spans.append(slice(max(0, first - margin), last + margin + 1))
+    return tuple(spans)
 
 
 def _left(result, drr: DRR, around: Volume | None, carm: Geometry, pose: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from drrlib.registration.evidence import Evidence
 from drrlib.registration.judge import cloud
 
 _TILES = 6  # of the checkerboard, across
+_COUNTS = 0.05  # weight below which a pixel is shown as the image alone
 _EDGE = (1.0, 0.45, 0.0)
 WIDTH = 11.0  # [inch]
 
@@ -33,7 +34,8 @@ def draw_view(figure, found: Evidence, result=None) -> None:
     """Nine panels of one view into a figure; with `result`, two of them show the stated error."""
     axes = figure.subplots(3, 3).flat
     grey = dict(cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    red = np.stack([found.fixed, found.moving, found.moving], axis=-1)
+    inside = np.where(found.weights > _COUNTS, found.moving, found.fixed)
+    red = np.stack([found.fixed, inside, inside], axis=-1)
     edged = np.repeat(found.fixed[..., None], 3, axis=-1)
     edged[found.edges] = _EDGE
     panels = (
@@ -41,7 +43,7 @@ def draw_view(figure, found: Evidence, result=None) -> None:
         (found.moving, "CT in the place that was found"),
         (edged, "edges of the CT (orange) on the X-ray image"),
         (red, "overlay: red only image, cyan only CT"),
-        (_checkerboard(found), "checkerboard: image and CT in turn"),
+        (_checkerboard(found.fixed, inside), "checkerboard: image and CT in turn"),
     )
     for axis, (picture, label) in zip(axes, panels, strict=False):
         axis.imshow(picture, **grey)
@@ -49,8 +51,8 @@ def draw_view(figure, found: Evidence, result=None) -> None:
     _letter(axes[0], found.letters)
     _letter(axes[1], found.letters)
     axes = list(axes)
-    high = max(float(np.quantile(np.abs(found.residual[found.weights > 0.05]), 0.98)), 1e-6)
-    shown = np.where(found.weights > 0.05, found.residual, np.nan)
+    high = max(float(np.quantile(np.abs(found.residual[found.weights > _COUNTS]), 0.98)), 1e-6)
+    shown = np.where(found.weights > _COUNTS, found.residual, np.nan)
     axes[5].imshow(shown, cmap="RdBu_r", vmin=-high, vmax=high, interpolation="nearest")
     axes[5].set_facecolor("0.85")
     axes[5].set_xlabel(f"left over: image less CT, ±{high:.2g} deviations")
@@ -61,10 +63,10 @@ def draw_view(figure, found: Evidence, result=None) -> None:
     _ellipses(axes[7:], result)
 
 
-def _checkerboard(found: Evidence) -> np.ndarray:
-    size = found.fixed.shape[1] / _TILES
-    i, j = ((np.arange(n) // size).astype(int) for n in found.fixed.shape)
-    return np.where((i[:, None] + j) % 2 == 0, found.fixed, found.moving)
+def _checkerboard(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    size = fixed.shape[1] / _TILES
+    i, j = ((np.arange(n) // size).astype(int) for n in fixed.shape)
+    return np.where((i[:, None] + j) % 2 == 0, fixed, moving)
 
 
 def _letter(axis, letters: tuple[str, str, str, str]) -> None:

@@ -45,7 +45,8 @@ _LOOK = (
     "Edges: the orange lines are edges of bone and skin in the CT. They must lie on those of the "
     "image everywhere. Doubled on one side only means a turn, everywhere to one side a shift, "
     "larger or smaller all around a wrong depth or source-detector distance.",
-    "Overlay: grey where both agree, red where only the image is dense, cyan where only the CT is.",
+    "Overlay: grey where both agree, red where only the image is dense, cyan where only the CT is. "
+    "What did not count is left as it is.",
     "Checkerboard: contours run on from one square into the next.",
     "What is left over: grain and instruments are right; a bright contour with a dark twin beside "
     "it is a bone in the wrong place.",

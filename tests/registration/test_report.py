@@ -139,6 +139,14 @@ def test_windows_and_the_end_of_the_ct_count(found, view, volume):
     assert weights[:12, 25:50].mean() < 0.2 < 0.8 < weights[40:60, 25:50].mean()
 
 
+def test_one_bone_among_others_is_shown_alone(found, view, volume):
+    """Cut to what counts, with a margin; the CT's picture is black elsewhere."""
+    small = Volume(volume.mu[12:30, 10:28, 14:30].contiguous(), volume.affine, volume.center)
+    one = gather(dataclasses.replace(found, window=2.5, only=True), view, small)[0]
+    assert one.fixed.shape < view.image.shape and one.fixed.shape == one.weights.shape
+    assert (one.moving[one.weights < 0.05] == 0).all() and (one.weights > 0.9).any()
+
+
 def test_several_views_have_a_block_each(tmp_path, volume):
     etas = [TRUE, TRUE + eta(phi=70, degrees=True)]
     views = [View(DRR(volume, CARM).at(x), CARM, pose=CARM.pose(x, volume.center)) for x in etas]
