@@ -15,7 +15,7 @@ from drrlib.geometry.detector import LENGTHS, Frame, Scalar
 from drrlib.geometry.localizer import Geometry, ScanProjection
 from drrlib.geometry.metrics import PoseErrors, mpd, mrpd, mtre, pose_errors
 from drrlib.geometry.parameters import PARAMETERS, eta, to_degrees, to_radians
-from drrlib.geometry.poses import write_tfm
+from drrlib.geometry.poses import write_matrix, write_tfm
 from drrlib.geometry.se3 import check_rigid, inverse, rigid, so3_exp, so3_log, transform_points
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "to_radians",
     "to_xreg",
     "transform_points",
+    "write_matrix",
     "write_tfm",
 ]

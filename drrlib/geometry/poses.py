@@ -1,4 +1,4 @@
-"""Poses for other tools.
+"""Poses for other tools, in files.
 
 3D Slicer reads ITK's transform files: coordinates LPS, and the matrix that takes points of the
 parent into the node's own frame (Slicer inverts it on reading, and turns LPS into its RAS).
@@ -39,6 +39,30 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {' '.join(map(repr, numbers))}\nFixedParameters: 0 0 0\n"
     )
+    path = Path(path)
+    write_whole(path, lambda name: name.write_text(text, encoding="ascii"))
+    return path
+
+
+def write_matrix(path: str | os.PathLike, matrix: Numbers) -> Path:
+    """Write a 3x4 projection matrix as three lines of text, which numpy.loadtxt reads.
+
+    Args:
+        path: Where to.
+        matrix: World point [mm, LPS, 1] -> (column, row, 1) x depth [mm], pixel centres at
+            half-integers; see `CArm.projection_matrix`.
+
+    Raises:
+        ShapeError: not 3x4.
+    """
+    matrix = as_tensor(matrix, "matrix", torch.float64).detach().cpu()
+    if tuple(matrix.shape) != (3, 4):
+        raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
+    text = (
+        "# 3x4 projection matrix: world [mm, LPS] -> (column, row, 1) x depth [mm];\n"
+        "# the centre of the first pixel is at (0.5, 0.5)\n"
+    )
+    text += "".join(" ".join(map(repr, row)) + "\n" for row in matrix.tolist())
     path = Path(path)
     write_whole(path, lambda name: name.write_text(text, encoding="ascii"))
     return path

@@ -7,10 +7,11 @@
 | enhanced and legacy converted CT | `read_ct_series` | frames without a place; maps |
 | NIfTI (.nii, .nii.gz, .hdr with .img) | `read_nifti` | 4D, colour, no sform or qform |
 | MetaImage, NRRD (extra "formats") | `read_metaimage_nrrd` | 4D, several values per voxel |
-| CT localizer | `localizer_from_dicom` | tilted gantry, lengths or angles that are missing |
+| CT localizer | `read_localizer` | tilted gantry, lengths or angles that are missing |
 | X-ray image, DICOM or picture | `read_xray` | unknown lengths, colour, nothing open |
 | TIFF stack; mesh (extra "mesh") | `read_tiff_stack`, `read_mesh` | no spacing; not closed |
 | calibration | `read_mayacam`, `read_rtk_geometry` | matrices that are none |
+| written: CT, X-ray | `write_ct_series`, `write_xray`, `write_drr` | what a format cannot hold |
 | archives, DICOMDIR, folders of volumes | not | the message says what to pass |
 | MR, PET, ultrasound, RT objects, screen shots | not | no Hounsfield units |
 
@@ -31,6 +32,8 @@ from drrlib.io.dicom_headers import SeriesInfo
 from drrlib.io.dicom_series import CTSeries, list_series, read_ct_series
 from drrlib.io.dicom_write import write_ct_series
 from drrlib.io.distortion import Distortion
+from drrlib.io.drr_write import DRR_SUFFIXES, write_drr
+from drrlib.io.localizer_file import is_localizer, read_localizer
 from drrlib.io.localizer_header import localizer_from_dicom
 from drrlib.io.mesh import read_mesh
 from drrlib.io.metaimage_nrrd import read_metaimage_nrrd
@@ -38,8 +41,10 @@ from drrlib.io.nifti import read_nifti
 from drrlib.io.rtk import read_rtk_geometry
 from drrlib.io.tiff_stack import read_tiff_stack
 from drrlib.io.xray import read_xray
+from drrlib.io.xray_write import write_xray
 
 __all__ = [
+    "DRR_SUFFIXES",
     "CTSeries",
     "Calibration",
     "Distortion",
@@ -47,9 +52,11 @@ __all__ = [
     "calibration_from_krt",
     "calibration_from_matrix",
     "carm_from_dicom",
+    "is_localizer",
     "list_series",
     "localizer_from_dicom",
     "read_ct_series",
+    "read_localizer",
     "read_mayacam",
     "read_mesh",
     "read_metaimage_nrrd",
@@ -61,4 +68,6 @@ __all__ = [
     "start_from_dicom",
     "with_common_isocenter",
     "write_ct_series",
+    "write_drr",
+    "write_xray",
 ]

@@ -209,9 +209,7 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
             f"header is a {type(header).__name__}; expected a pydicom dataset: read the file "
             "with pydicom.dcmread(path, stop_before_pixels=True)"
         )
-    lengths = {
-        name: _length(header, name) if value is None else value for name, value in given.items()
-    }
+    lengths = _lengths(header, given)
     height, width = _pixels(header, "Rows"), _pixels(header, "Columns")
     turn, flipped = _orientation(header)
     _check_frame(header, frame)
@@ -222,6 +220,21 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
                 "make the CArm and its pose from a calibrated matrix (from_projection_matrix)"
             )
     return CArm(height=height, width=width, flipped=flipped, **lengths), turn
+
+
+def _lengths(header, given: dict[str, float | None]) -> dict[str, float]:
+    """Given ones before the header's; all that lack are told at once."""
+    lengths, lacking = {}, {}
+    for name, value in given.items():
+        try:
+            lengths[name] = _length(header, name) if value is None else value
+        except DicomError as error:
+            lacking[name] = str(error)
+    if lacking:
+        first, *others = lacking
+        more = f"; likewise {', '.join(f'{name}=...' for name in others)}" if others else ""
+        raise DicomError(lacking[first] + more)
+    return lengths
 
 
 def _table_moved(header, frame: int) -> bool:

@@ -18,7 +18,7 @@ READERS = {
 }
 # What does not tell what its values are, and who asks for it.
 OTHERS = {
-    **dict.fromkeys((".tif", ".tiff"), "read_tiff_stack(path, spacing, ...)"),
+    **dict.fromkeys((".tif", ".tiff", ".npy"), "read_tiff_stack(path, spacing, ...)"),
     **dict.fromkeys((".stl", ".obj", ".ply"), "read_mesh(path, mu)"),
 }
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")

@@ -94,45 +94,53 @@ def _check(hu: np.ndarray, affine: np.ndarray) -> None:
         raise GeometryError("z of affine leans by more than 60 degrees; resample the volume first")
 
 
-def _decimal(numbers) -> list[DSfloat]:
+def decimal(numbers) -> list[DSfloat]:
     return [DSfloat(float(number), auto_format=True) for number in numbers]
+
+
+def new_uid(key: str, what: str) -> UID:
+    """The same for the same arguments."""
+    return generate_uid(entropy_srcs=[key, what])
+
+
+def new_dataset(kind: str, key: str, what: str) -> FileDataset:
+    """The beginning of an object: its class, its UIDs from `key`, a study of nobody."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(kind)
+    meta.MediaStorageSOPInstanceUID = new_uid(key, what)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID, ds.SOPInstanceUID = UID(kind), new_uid(key, what)
+    ds.PatientName, ds.PatientID = "PHANTOM^DRRLIB", "DRRLIB"
+    ds.PatientBirthDate = ds.PatientSex = ""
+    ds.StudyInstanceUID = new_uid(key, "study")
+    ds.StudyDate = ds.StudyTime = ds.ReferringPhysicianName = ds.AccessionNumber = ""
+    ds.StudyID = "1"
+    return ds
 
 
 def _dataset(
     pixels: np.ndarray, affine: np.ndarray, k: int, key: str, description: str
 ) -> FileDataset:
     """One slice; attributes in the order of the CT Image IOD (PS3.3 A.3)."""
-
-    def uid(what: str) -> UID:
-        return generate_uid(entropy_srcs=[key, what])
-
     size = np.linalg.norm(affine[:3, :3], axis=0)
     normal = np.cross(affine[:3, 0] / size[0], affine[:3, 1] / size[1])
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(CT_IMAGE)
-    meta.MediaStorageSOPInstanceUID = uid(f"slice {k}")
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.PatientName, ds.PatientID = "PHANTOM^DRRLIB", "DRRLIB"
-    ds.PatientBirthDate = ds.PatientSex = ""
-    ds.StudyInstanceUID = uid("study")
-    ds.StudyDate = ds.StudyTime = ds.ReferringPhysicianName = ds.AccessionNumber = ""
-    ds.StudyID = "1"
-    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "CT", uid("series"), 1
+    ds = new_dataset(CT_IMAGE, key, f"slice {k}")
+    ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = "CT", new_uid(key, "series"), 1
     ds.SeriesDescription, ds.PatientPosition = description, "HFS"
-    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid("frame of reference"), ""
+    ds.FrameOfReferenceUID = new_uid(key, "frame of reference")
+    ds.PositionReferenceIndicator = ""
     ds.Manufacturer = "drrlib"
     ds.InstanceNumber, ds.AcquisitionNumber = k + 1, 1
     ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
-    ds.PixelSpacing = _decimal([size[1], size[0]])  # between rows, between columns
-    ds.ImageOrientationPatient = _decimal([*affine[:3, 0] / size[0], *affine[:3, 1] / size[1]])
-    ds.ImagePositionPatient = _decimal(affine[:3, 3] + k * affine[:3, 2])
-    ds.SliceThickness = _decimal([normal @ affine[:3, 2]])[0]
+    ds.PixelSpacing = decimal([size[1], size[0]])  # between rows, between columns
+    ds.ImageOrientationPatient = decimal([*affine[:3, 0] / size[0], *affine[:3, 1] / size[1]])
+    ds.ImagePositionPatient = decimal(affine[:3, 3] + k * affine[:3, 2])
+    ds.SliceThickness = decimal([normal @ affine[:3, 2]])[0]
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows, ds.Columns = pixels.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = str(INTERCEPT), "1", "HU"
     ds.KVP = None
-    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, uid(f"slice {k}")
     ds.PixelData = pixels.tobytes()
     return ds

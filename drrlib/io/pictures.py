@@ -29,8 +29,12 @@ class Picture(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_picture(path: str | os.PathLike) -> Picture:
+def read_picture(path: str | os.PathLike, signed: bool = False) -> Picture:
     """All pages of a grey picture, or of one whose colours are all grey.
+
+    Args:
+        path: The file.
+        signed: Whether whole numbers may be negative, as Hounsfield units are.
 
     Raises:
         ConfigError: no such file, not a picture, damaged, coloured, or too large; names the file.
@@ -49,7 +53,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ConfigError(f"{str(path)!r} has NaN or infinite pixels; replace them first")
-    if values.dtype.kind == "i" and values.min() < 0:
+    if values.dtype.kind == "i" and values.min() < 0 and not signed:
         raise ConfigError(f"{str(path)!r} has negative grey values; save them as floating numbers")
     full = 0 if values.dtype.kind == "f" else _levels(values)
     return Picture(values, full, notes)

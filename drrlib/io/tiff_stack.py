@@ -1,4 +1,4 @@
-"""CT volumes from TIFF stacks, one page a slice, as Autoscoper and XROMM keep bones."""
+"""CT volumes from TIFF stacks, one page a slice, as Autoscoper and XROMM keep bones; from .npy."""
 
 import os
 
@@ -17,7 +17,9 @@ def read_tiff_stack(
     mu_per_value: float | None = None,
     mu_water: float = MU_WATER,
 ) -> Volume:
-    """Volume of a TIFF stack: x along columns, y along rows, z along pages, first voxel at 0.
+    """Volume of a TIFF stack, or of a .npy file [page, row, column].
+
+    x is along columns, y along rows, z along pages; the first voxel is at 0.
 
     A stack tells neither spacing nor what its values mean; one of `hu` and `mu_per_value` must say
     it. For a bone that was cut out of a CT and whose scale is lost, any `mu_per_value` serves
@@ -42,7 +44,7 @@ def read_tiff_stack(
             "give one of hu=(slope, intercept), such as (1, -1024) for a CT that was stored with "
             "an offset, and mu_per_value=... [1/mm]: a TIFF stack does not tell its scale"
         )
-    values = read_picture(path).values
+    values = read_picture(path, signed=True).values
     if len(values) < 2:
         raise ConfigError(f"{os.fspath(path)!r} has one page; expected a stack of slices")
     voxels = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)

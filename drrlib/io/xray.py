@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.geometry import CArm
+from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
 from drrlib.io.carm_header import carm_from_dicom, positioner_angle, start_from_dicom
 from drrlib.io.pictures import read_picture
@@ -69,7 +69,8 @@ def read_xray(
         path: DICOM (XA, RF, DX, CR, enhanced XA and XRF, also multi-frame), PNG, TIFF, JPEG, or a
             NumPy file (.npy) of [height, width] or [frame, height, width].
         carm: C-arm of the image, or a calibration, whose pose becomes the view's and whose
-            distortion is removed. Pictures need one; it goes before a DICOM header's lengths.
+            distortion is removed; it goes before a DICOM header's lengths. Pictures need one, or
+            all four lengths.
         frame: Frame of a run or page of a stack from 0, or "max" for the largest line integral
             over all frames, as of vessels while they fill.
         values: "counts" (proportional to intensity), "logged" (after a logarithm), "display" or
@@ -79,7 +80,8 @@ def read_xray(
         mask: Look for what is no image: beyond shutter, collimator and intensifier, blades, lost
             skin, letters. False leaves weights to the caller.
         geometry: sdd, sod, delx, dely [mm], theta, phi, gamma [rad], b [mm], flipped, as in
-            `start_from_dicom`, for what a DICOM header lacks.
+            `start_from_dicom`, for what a DICOM header lacks, or for a picture. What a picture has
+            no angle for is 0, once one is given.
 
     Raises:
         ConfigError: the file or an option cannot be used.
@@ -171,10 +173,7 @@ def _read_picture(path: Path, frame: int | str) -> _Grey:
 def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
     """C-arm, pose, start, and sentences about them."""
     if carm is None and grey.header is None:
-        raise ConfigError(
-            "the file tells no geometry; pass carm=CArm(...) with its lengths, or a calibration "
-            "such as carm=read_mayacam(path)"
-        )
+        return *_by_hand(size, geometry), ()
     pose = None
     if isinstance(carm, Calibration):
         carm, pose = carm.carm, carm.pose
@@ -206,6 +205,22 @@ def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
         lengths = {n: x for n, x in geometry.items() if n in LENGTHS}
         device, _ = carm_from_dicom(grey.dataset, frame=grey.frame, **lengths)
         return device, pose, None, (f"no start: {error}",)
+
+
+def _by_hand(size: tuple[int, int], geometry: dict):
+    """C-arm, no pose, and start of a picture, all from keywords."""
+    lacks = [name for name in LENGTHS if geometry.get(name) is None]
+    if lacks:
+        raise ConfigError(
+            "the file tells no geometry; pass carm=CArm(...), a calibration such as "
+            f"carm=read_mayacam(path), or {', '.join(f'{x}=...' for x in lacks)} [mm]"
+        )
+    lengths = {name: geometry[name] for name in LENGTHS}
+    device = CArm(
+        height=size[0], width=size[1], flipped=bool(geometry.get("flipped", False)), **lengths
+    )
+    angles = {n: x for n, x in geometry.items() if n in ("theta", "phi", "gamma", "b")}
+    return device, None, eta(**angles) if angles else None
 
 
 def _understand(

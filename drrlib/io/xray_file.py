@@ -108,7 +108,7 @@ def read_dicom(path: Path) -> Dataset:
     if modality in ("CT", "MR", "PT", "NM", "US", "SEG"):
         raise DicomError(
             f"{str(path)!r} has Modality {modality}; expected an X-ray image such as XA, RF, DX or "
-            "CR: for a CT use read_volume, for its localizer localizer_from_dicom"
+            "CR: for a CT use read_volume, for its localizer read_localizer"
         )
     if (whole(ds, "SamplesPerPixel") or 1) != 1:
         raise DicomError(f"{str(path)!r} is coloured; expected grey values, one sample per pixel")

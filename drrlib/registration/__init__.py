@@ -2,11 +2,13 @@
 
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
+from drrlib.registration.evidence import gather
 from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.picked import pnp
 from drrlib.registration.pipeline import EVERYWHERE, RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
+from drrlib.registration.report import REPORTS
 from drrlib.registration.result import Comparison, RegistrationResult
 from drrlib.registration.stages import descend_together, refine
 from drrlib.registration.sweep import spread, sweep
@@ -17,6 +19,7 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "RANGE",
+    "REPORTS",
     "Comparison",
     "Levels",
     "Preset",
@@ -26,6 +29,7 @@ __all__ = [
     "arun",
     "descend",
     "descend_together",
+    "gather",
     "join_pixels",
     "level_sight",
     "pnp",

@@ -163,4 +163,5 @@ def _as_in_the_paper(view: View, volume: Volume, start, loss, backend) -> Regist
         condition=held.condition,
         target_sd=held.target_sd,
         renders=found.renders + 1,
+        preset="paper",
     )

@@ -44,19 +44,35 @@ def hold(
     covariance: Float[Tensor, "n n"],
 ) -> Hold:
     """Turn curvature and covariance of the parameters into millimetres at `points`."""
-
-    pose, slopes = carm.pose(parameters[:6], center), carm.pose_slopes(parameters[:6])
-    # A point x is seen at R^T (x - t).
-    away = points - pose[:3, 3]
-    moved = away @ slopes[:, :3, :3] - (slopes[:, :3, 3] @ pose[:3, :3])[:, None]
-    moved = moved.permute(1, 2, 0)  # [p, 3, 6]
+    moved = _moved(carm, center, points, parameters[:6])
     reach = moved.square().sum(dim=(0, 1)).div(len(points)).sqrt()
     reach = torch.cat([reach, reach.new_ones(len(parameters) - 6)])
     condition = torch.linalg.cond(curvature / (reach[:, None] * reach))
-    variance = torch.einsum("pij,jk,pik->i", moved, covariance[:6, :6], moved) / len(points)
+    variance = cloud(carm, center, points, parameters[:6], covariance[:6, :6]).diagonal()
     held = bool(torch.isfinite(variance).all()) and bool(torch.isfinite(condition))
     x, y, z = variance.clamp_min(0).tolist() if held else [math.inf] * 3
     return Hold(float(condition), math.sqrt(x + y + z), math.sqrt(x + y), math.sqrt(z))
+
+
+def cloud(
+    carm: Geometry,
+    center: Float[Tensor, "3"],
+    points: Float[Tensor, "p 3"],
+    parameters: Float[Tensor, "6"],
+    covariance: Float[Tensor, "6 6"],
+) -> Float[Tensor, "3 3"]:
+    """Mean covariance of the places of `points` [mm^2]: x, y across the view and z along it."""
+    moved = _moved(carm, center, points, parameters)
+    return torch.einsum("pij,jk,plk->il", moved, covariance, moved) / len(points)
+
+
+def _moved(carm, center, points, parameters) -> Float[Tensor, "p 3 6"]:
+    """Derivative by eta of where points are seen in the camera's axes [mm]."""
+    pose, slopes = carm.pose(parameters, center), carm.pose_slopes(parameters)
+    # A point x is seen at R^T (x - t).
+    away = points - pose[:3, 3]
+    moved = away @ slopes[:, :3, :3] - (slopes[:, :3, 3] @ pose[:3, :3])[:, None]
+    return moved.permute(1, 2, 0)
 
 
 def beyond(

@@ -17,6 +17,7 @@ and without rays that leave the CT (`cut`). An image that is mirrored or not log
 (`mistaken`).
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +51,8 @@ from drrlib.registration.sweep import settle_depths, spread, sweep
 from drrlib.registration.task import Task, check_pictures, check_ranges
 from drrlib.similarity import Model, check_falls, get_loss
 from drrlib.volume import Volume
+
+_log = logging.getLogger("drrlib.registration")  # a line for each stage, for who listens
 
 RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, mm]
 EVERYWHERE = (math.pi, 100.0)  # where no start is known
@@ -99,6 +102,7 @@ class Registration:
             )
         poses = [as_tensor(x, "relatives", torch.float64).detach().cpu() for x in poses]
         self.preset = get_preset(preset)
+        self._name = preset if isinstance(preset, str) else "own"
         if only and not self.preset.window:
             raise ConfigError('only=True compares in windows; expected preset "xray" or a window')
         self.volume, self.carm = volume, cameras[0]
@@ -144,6 +148,9 @@ class Registration:
             doubtful = [t for t, result in enumerate(found) if not result.converged]
             if not doubtful:
                 break
+            _log.info(
+                "not sure yet (%s); once more, with more rotations", found[doubtful[0]].reason
+            )
             more = replace(
                 plan,
                 rotations=plan.rotations * _AGAIN**attempt,
@@ -188,6 +195,13 @@ class Registration:
             # A second attempt does not trust the brightest pixels, which metal may be.
             tamed = [_tamed(*x) for x in zip(fixed, weights, strict=True)]
         objective = Objective(levels.sights(0, tamed, weights, window=window), task.loss)
+        size = levels.camera(0, 0)
+        _log.info(
+            "%d rotations, each with all shifts, at %d x %d pixels",
+            plan.rotations * start.shape[1],
+            size.width,
+            size.height,
+        )
         eta, owner, likeness, renders = self._sweep(plan, objective, start, task, window > 0)
         first = self._best(eta, owner, 1 - likeness, count, 1)
         path = [("sweep", eta[first], 1 - likeness[first])]
@@ -195,6 +209,7 @@ class Registration:
             signs = torch.tensor([r.inverted for r in known])
             eta = torch.cat([torch.stack([r.eta for r in known]), eta])
             owner = torch.cat([torch.arange(count) + count * signs, owner])
+        _log.info("following the best %d", len(eta))
         how = (objective, eta, owner, plan.rates, plan.steps)
         if task.squares and not window:
             eta, loss, owner = search_coarsely(*how)
@@ -205,6 +220,8 @@ class Registration:
         path.append(("coarse", eta[best], loss[best]))
         for level in range(min(1, levels.last), levels.last + 1):
             most, rounds = plan.at(level)
+            size = levels.camera(0, level)
+            _log.info("refining at %d x %d pixels", size.width, size.height)
             rows = self._best(eta, owner, loss, count, most)
             one = self._fine(level, fixed, weights, eta[rows], owner[rows], rounds, task, window)
             eta, owner, loss = one.parameters, one.owner, one.misfit
@@ -275,6 +292,9 @@ class Registration:
             across_sd=held.across_sd,
             depth_sd=held.depth_sd,
             inverted=int(one.owner[0]) != t,
+            preset=self._name,
+            window=self.preset.window if task.squares else 0.0,
+            only=self.levels.only,
         )
 
     def _judged(self, result, start, places: Refined, coarse, task) -> RegistrationResult:

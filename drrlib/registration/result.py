@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, Geometry, PoseErrors, ScanProjection, mrpd, mtre, pose_errors
 from drrlib.optimize import Trace
+from drrlib.view import View
+from drrlib.volume import Volume
 
 _FORMAT = "drrlib registration 1"
 _GEOMETRIES = {kind.__name__: kind for kind in (CArm, ScanProjection)}
@@ -81,6 +84,9 @@ class RegistrationResult:
         path: (stage, eta, loss) of the best pose after each stage.
         attempts: How often the search was made.
         trace: Every step of a descent.
+        preset: Name of the preset, "own" for one that was given as a `Preset`.
+        window: Of the windows in which images were compared [pixels]; 0 for line integrals.
+        only: Whether the volume was one bone among others.
     """
 
     eta: Float[Tensor, "*n 6"]
@@ -106,6 +112,9 @@ class RegistrationResult:
     path: tuple[tuple[str, Tensor, float], ...] = ()
     attempts: int = 1
     trace: Trace | None = None
+    preset: str | None = None
+    window: float = 0.0
+    only: bool = False
 
     def __repr__(self) -> str:
         if self.eta.ndim > 1:
@@ -197,6 +206,48 @@ class RegistrationResult:
                 f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "
                 "expected a file that RegistrationResult.save wrote"
             ) from error
+
+    def show(self, views: View | Sequence[View], volume: Volume):
+        """Draw what speaks for the pose and against it; see `report`.
+
+        Returns:
+            The matplotlib figure, for a notebook to display or `.savefig(path)`.
+
+        Raises:
+            ConfigError: matplotlib is not installed.
+            ShapeError, ConfigError: not the views of this registration.
+        """
+        from drrlib.registration.report import figure
+
+        return figure(self.best, views, volume)
+
+    def report(
+        self,
+        path: str | os.PathLike,
+        views: View | Sequence[View],
+        volume: Volume,
+        *,
+        names: Sequence[str] = (),
+    ) -> Path:
+        """Write one page for a person: verdict, pose, stated error, pictures of each view.
+
+        The pictures: the X-ray image, the CT in its place, its edges on the image, overlay,
+        checkerboard, what is left over, and which pixels counted.
+
+        Args:
+            path: .html (one file, pictures inside), .png or .pdf.
+            views: As they were given to `register`.
+            volume: Likewise.
+            names: Of files, to be shown under "Where this comes from"; give none that name a
+                patient.
+
+        Raises:
+            ConfigError: another suffix, or matplotlib is not installed.
+            ShapeError, ConfigError: not the views of this registration.
+        """
+        from drrlib.registration.report import write_report
+
+        return write_report(self.best, path, views, volume, names)
 
     def to_slicer(self, path: str | os.PathLike) -> Path:
         """Write the pose for 3D Slicer; see `geometry.poses.write_tfm`."""

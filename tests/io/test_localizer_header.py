@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import helpers
+from drrlib import cli
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import ScanProjection
-from drrlib.io import localizer_from_dicom
+from drrlib.io import is_localizer, localizer_from_dicom, read_localizer
+from drrlib.registration import RegistrationResult
 
 
 def _close(actual, expected, atol=1e-9):
@@ -149,3 +151,50 @@ def test_the_real_localizer_fits_its_ct(real_data):
         found[name] = float(zncc(image, DRR(volume, scan.crop(*window))(pose[None]))[0])
     assert found["true"] > 0.85
     assert found["true"] > 0.02 + max(found["other side"], found["moved"]), found
+
+
+# --- the file as a view
+
+
+def _file(path, **changes):
+    """A localizer as a file, as large as a view needs, with something to see in it."""
+    stored = np.add.outer(np.arange(4), np.arange(6)).astype(np.uint16)
+    header = _header(RescaleSlope=1, RescaleIntercept=-1024, PatientName="SECRET^NAME", **changes)
+    path = helpers.write_xray(path, stored, **{e.keyword: e.value for e in header})
+    return path, stored
+
+
+def test_a_file_becomes_a_view_where_its_header_says(tmp_path):
+    path, stored = _file(tmp_path / "scout.dcm")
+    assert is_localizer(path)
+    view = read_localizer(path)
+    geometry, pose = localizer_from_dicom(_header())
+    assert view.carm == geometry and torch.equal(view.pose, pose) and not view.lines
+    assert torch.equal(view.image, torch.from_numpy(stored).double())
+    assert read_localizer(path, sod=650.0).carm.sod == 650.0
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    plain = helpers.write_xray(tmp_path / "xray.dcm", np.eye(8, dtype=np.uint16))
+    text = tmp_path / "text.dcm"
+    text.write_text("nothing")
+    lacking, _ = _file(tmp_path / "lacking.dcm", AngularPosition=None)
+    assert not any(map(is_localizer, (plain, text, tmp_path / "nowhere")))
+    for path in (plain, text, lacking, tmp_path / "nowhere"):
+        with pytest.raises(DicomError, match=path.name) as error:
+            read_localizer(path)
+        assert "SECRET" not in str(error.value)
+
+
+def test_the_command_line_takes_it(tmp_path, real_data):
+    """The surview of the plastic skull, from its header's pose."""
+    folder = real_data / "head_phantom_philips"
+    words = ["--shrink", "4", "--preset", "fast", "--search", "5", "10", "--quiet"]
+    words += ["-o", str(tmp_path / "pose.json"), "--report", str(tmp_path / "report.html")]
+    xray = folder / "study_21570_mixed" / "S1000_surview" / "I10"
+    ct = folder / "study_21570_mixed" / "S2010_axial_5mm"
+    assert cli.main(["register", str(ct), str(xray), *words]) in (0, 3)
+    found = RegistrationResult.load(tmp_path / "pose.json")
+    off = found.compare(localizer_from_dicom(pydicom.dcmread(xray))[1])
+    assert math.degrees(off.parts.rotation) < 3 and isinstance(found.carm, ScanProjection)
+    assert (tmp_path / "report.html").stat().st_size > 1e5
