@@ -10,8 +10,8 @@ are placed with a crosshair that sliders, number fields and arrow keys move.
 """
 
 from drrlib.lab.explorer.canvas import Canvas
-from drrlib.lab.explorer.compose import MODES
+from drrlib.lab.explorer.compose import MODES, compose
 from drrlib.lab.explorer.shell import Panel, explore
 from drrlib.lab.explorer.state import Explorer
 
-__all__ = ["MODES", "Canvas", "Explorer", "Panel", "explore"]
+__all__ = ["MODES", "Canvas", "Explorer", "Panel", "compose", "explore"]

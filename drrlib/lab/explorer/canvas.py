@@ -202,8 +202,8 @@ class Canvas:
             (f"{x:.1f}, {y:.1f}, {z:.1f}", ink.TEXT),
             ("image [column, row]", ink.YELLOW),
             (f"{column:.1f}, {row:.1f}", ink.TEXT),
-            (f"{len(state.marks.named)} landmarks", ink.TEXT),
-            (f"{len(state.areas[state.active].drawn)} regions", ink.TEXT),
+            (f"landmarks: {len(state.marks.named)}", ink.TEXT),
+            (f"regions: {len(state.areas[state.active].drawn)}", ink.TEXT),
         ]
         for k, (text, colour) in enumerate(lines):
             ink.write(draw, (6, 24 + 20 * k), text, colour=colour, size=12)

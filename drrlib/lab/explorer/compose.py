@@ -63,7 +63,7 @@ def _edges(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     # A sample of the slopes will do for a quantile.
     steep = slope[slope > 0.01].ravel()[::7]
     least = float(np.quantile(steep, _EDGE)) if len(steep) else 1.0
-    line = np.clip((slope - 0.6 * least) / (0.6 * least), 0, 1)
+    line = np.clip((slope - 0.6 * least) / (0.4 * least), 0, 1)
     grey = 0.85 * fixed * (1 - line)
     return np.stack([grey, grey + line, grey + 0.35 * line], axis=-1)
 

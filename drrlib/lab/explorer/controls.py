@@ -41,7 +41,7 @@ class Controls:
             description=text,
             tooltip=tip or text,
             button_style=style,
-            layout=widgets.Layout(width=width, flex="0 0 auto"),
+            layout=widgets.Layout(width=width, flex="0 0 auto", padding="0 8px"),
         )
         made.on_click(lambda _: self.do(text, action))
         return made
@@ -55,11 +55,33 @@ class Controls:
 
         widget.observe(changed, "value")
 
+    def slide(
+        self, bar: widgets.FloatSlider, what: str, value: Callable, action: Callable[[float], Any]
+    ) -> None:
+        """As `follow`, for a slider that shows `value()`.
+
+        The browser sets a slider to a whole number of its steps and sends that back as if a person
+        had moved it; so a change within one step is none.
+        """
+        self.follow(bar, what, lambda new: action(new) if _apart(bar, new, value()) else None)
+
+
+def put_slider(bar: widgets.FloatSlider, value: float) -> None:
+    """Set a slider where it stands more than a step away."""
+    if _apart(bar, bar.value, value):
+        bar.value = min(max(value, bar.min), bar.max)
+
+
+def _apart(bar: widgets.FloatSlider, a: float, b: float) -> bool:
+    return abs(a - b) > bar.step
+
 
 def number(value: float = 0.0, step: float = 1.0, width: str = "82px") -> widgets.FloatText:
     """A number field, which takes keys: digits and Enter, or the arrows up and down."""
     return widgets.FloatText(
-        value=value, step=step, layout=widgets.Layout(width=width, flex="0 0 auto")
+        value=round(value, _DIGITS),
+        step=step,
+        layout=widgets.Layout(width=width, flex="0 0 auto"),
     )
 
 
@@ -83,15 +105,14 @@ def row(*children: widgets.Widget, wrap: bool = False) -> widgets.HBox:
 
 def column(children: Sequence[widgets.Widget]) -> widgets.VBox:
     """Widgets below each other."""
-    return widgets.VBox(list(children), layout=widgets.Layout(width="100%"))
+    return widgets.VBox(list(children), layout=widgets.Layout(overflow="hidden"))
 
 
 def put(widget: widgets.Widget, value: Any) -> None:
     """Set a widget's value where it says something else."""
     if isinstance(value, float) and isinstance(widget, widgets.FloatText):
-        if round(widget.value, _DIGITS) != round(value, _DIGITS):
-            widget.value = round(value, _DIGITS)
-    elif widget.value != value:
+        value = round(value, _DIGITS)
+    if widget.value != value:
         widget.value = value
 
 

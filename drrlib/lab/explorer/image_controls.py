@@ -15,15 +15,15 @@ class ImageControls(Controls):
         super().__init__(*shared)
         state = self.state
         modes = list(MODES) if state.views else ["DRR"]
-        self.mode = _choice([(m, m) for m in modes], state.mode, "74px")
+        self.mode = _choice([(m, m) for m in modes], state.mode, "auto")
         self.follow(self.mode, "mode", state.show)
         views = [(f"view {k + 1}", k) for k in range(len(state.views))]
-        self.view = _choice(views or [("DRR", 0)], 0, "62px")
+        self.view = _choice(views or [("DRR", 0)], 0, "auto")
         self.follow(self.view, "view", state.look_at)
         self.modes = row(self.mode, *([self.view] if len(views) > 1 else []), wrap=True)
         self.xray, self.drr = (_levels() for _ in range(2))
-        self.follow(self.xray, "grey levels", lambda new: state.set_window(xray=new))
-        self.follow(self.drr, "grey levels", lambda new: state.set_window(drr=new))
+        for k, bar in enumerate((self.xray, self.drr)):
+            self.follow(bar, "grey levels", lambda new, k=k: self._level(k, new))
         self.negative = widgets.Checkbox(
             value=False, description="dense is dark", indent=False, layout=dict(width="130px")
         )
@@ -32,6 +32,12 @@ class ImageControls(Controls):
         levels = [row(label("X-ray"), self.xray)] if state.views else []
         self.box = column([*levels, row(label("DRR"), self.drr), row(auto, self.negative)])
         self._shown = None
+
+    def _level(self, k: int, window: tuple[float, float]) -> None:
+        """Set one window, unless the browser only rounded it to whole steps of the slider."""
+        bar, now = (self.xray, self.drr)[k], sorted(self.state.windows[k])
+        if max(abs(a - b) for a, b in zip(window, now, strict=True)) > bar.step:
+            self.state.set_window(**{("xray", "drr")[k]: window})
 
     def sync(self, moving: bool) -> None:
         """Follow the state. The ends of sliders stay while something moves."""
@@ -54,6 +60,7 @@ class ImageControls(Controls):
 
 
 def _choice(options: list[tuple], value, width: str) -> widgets.ToggleButtons:
+    # Their width follows the text.
     return widgets.ToggleButtons(
         options=options,
         value=value,

@@ -14,7 +14,7 @@ RED, BLUE = (235, 100, 80), (86, 180, 233)
 
 
 @functools.cache
-def font(size: int) -> ImageFont.ImageFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Pillow's own letters, so that every machine draws the same."""
     return ImageFont.load_default(size)
 

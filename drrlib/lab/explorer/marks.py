@@ -140,8 +140,8 @@ def pose_from_marks(
     names, points, pixels = marks.pairs(k)
     if len(names) < 3:
         raise ConfigError(
-            f"{len(names)} landmarks are placed in the CT and in this view; expected three or "
-            "more: point at the same bone in both"
+            f"landmarks placed in the CT and in this view: {len(names)}; expected three or more: "
+            "point at the same bones in both"
         )
     found = pnp(carms[k], points, pixels, start)
     return found.pose, _told("in this view", names, found.errors_mm, "mm at the detector")

@@ -82,6 +82,8 @@ class Frames:
 
     def activate(self, placement: Placement, k: int) -> Placement:
         """The same placement, told by view k."""
+        if k == placement.active:
+            return placement
         return dataclasses.replace(placement, eta=self.eta(placement, k), active=k)
 
     def placed(

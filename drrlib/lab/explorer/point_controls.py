@@ -11,7 +11,16 @@ from html import escape
 
 import ipywidgets as widgets
 
-from drrlib.lab.explorer.controls import Controls, column, label, number, put, row, slider
+from drrlib.lab.explorer.controls import (
+    Controls,
+    column,
+    label,
+    number,
+    put,
+    put_slider,
+    row,
+    slider,
+)
 
 
 class PointControls(Controls):
@@ -66,7 +75,7 @@ class PointControls(Controls):
         )
         self.list = widgets.HTML()
         told = label("The CT's crosshair in the slices [mm]:", "auto")
-        return [told, *ct_rows, dive, row(self.name, drop), row(*place), solve, self.list]
+        return [told, *ct_rows, row(dive), row(self.name, drop), row(*place), row(solve), self.list]
 
     def _image_row(self, name: str) -> widgets.HBox:
         carm = self.state.carm
@@ -79,7 +88,8 @@ class PointControls(Controls):
             place = (value, at_row) if name == "column" else (column, value)
             self.state.point(*place, moving=moving)
 
-        self.follow(pair[0], name, lambda new: moved(new, True))
+        k = int(name == "row")
+        self.slide(pair[0], name, lambda: self.state.cursor[k], lambda new: moved(new, True))
         self.follow(pair[1], name, lambda new: moved(new, False))
         return row(label(name), *pair)
 
@@ -92,7 +102,7 @@ class PointControls(Controls):
             spot[k] = value
             self.state.point_in_ct(*spot, moving=moving)
 
-        self.follow(pair[0], name, lambda new: moved(new, True))
+        self.slide(pair[0], name, lambda: self.state.spot[k], lambda new: moved(new, True))
         self.follow(pair[1], name, lambda new: moved(new, False))
         return row(label(name), *pair)
 
@@ -112,13 +122,11 @@ class PointControls(Controls):
             if bar.max != float(most):
                 bar.max = float(most)
             put(field, value)
-            if abs(bar.value - value) > 1e-6:
-                bar.value = value
+            put_slider(bar, value)
         for k, value in enumerate(state.spot):
             bar, field = self.ct[k]
             put(field, value)
-            if abs(bar.value - value) > 1e-6:
-                bar.value = min(max(value, bar.min), bar.max)
+            put_slider(bar, value)
         put(self.radius, state.radius_mm)
         put(self.list, self._told())
 

@@ -10,6 +10,7 @@ from drrlib.lab.explorer.controls import (
     number,
     put,
     put_range,
+    put_slider,
     row,
     slider,
 )
@@ -63,10 +64,11 @@ class PoseControls(Controls):
         value = state.numbers[name]
         self.sliders[name] = slider(value - _REACH, value + _REACH, value, 0.1)
         self.fields[name] = number(value)
-        self.follow(self.sliders[name], name, lambda new: state.drag(name, new))
+        bar = self.sliders[name]
+        self.slide(bar, name, lambda: state.numbers[name], lambda new: state.drag(name, new))
         self.follow(self.fields[name], name, lambda new: state.move(degrees=True, **{name: new}))
         keys = [
-            self.button(sign, lambda s=step: state.nudge(name, s), f"{name} by a step", "28px")
+            self.button(sign, lambda s=step: state.nudge(name, s), f"{name} by a step", "30px")
             for sign, step in (("−", -1), ("+", 1))
         ]
         unit = label("°" if name in PARAMETERS[:3] else "mm", "22px")
@@ -87,5 +89,5 @@ class PoseControls(Controls):
                 bar.step = min(0.1, 0.1 * self.state.step)
                 put_range(bar, value - reach, value + reach, value)
                 self._reach[name] = reach
-            elif abs(bar.value - value) > 1e-6:
-                bar.value = value
+            else:
+                put_slider(bar, value)

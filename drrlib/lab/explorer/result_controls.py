@@ -7,6 +7,7 @@ import ipywidgets as widgets
 from drrlib.lab.explorer.controls import Controls, column, label, number, put, row
 from drrlib.registration import PRESETS
 
+_AUTO = "auto"
 _COLOURS = {"ready": "#2e7d32", "busy": "#1565c0", "warning": "#b26a00", "error": "#c62828"}
 
 
@@ -17,8 +18,8 @@ class ResultControls(Controls):
         super().__init__(*shared)
         state = self.state
         self.preset = widgets.Dropdown(
-            options=[("as the images ask for", None), *((p, p) for p in PRESETS)],
-            value=None,
+            options=[("as the images ask for", _AUTO), *((p, p) for p in PRESETS)],
+            value=_AUTO,
             layout=widgets.Layout(width="190px"),
         )
         self.degrees, self.mm = number(15.0, 5.0), number(30.0, 5.0)
@@ -37,8 +38,8 @@ class ResultControls(Controls):
         undo = self.button("Undo", state.undo, "take the last movement back")
         self.loss = widgets.HTML(layout=widgets.Layout(margin="0 0 0 12px"))
         self.buttons = row(self.register, undo, self.loss)
-        self.line = widgets.HTML(layout=widgets.Layout(width="100%"))
-        self.text = widgets.Textarea(rows=11, layout=widgets.Layout(width="100%", height="190px"))
+        self.line = widgets.HTML()
+        self.text = widgets.Textarea(rows=11, layout=widgets.Layout(width="auto", height="190px"))
         self.file = widgets.Text(value="pose.json", layout=widgets.Layout(width="170px"))
         self.box = column(
             [
@@ -52,7 +53,8 @@ class ResultControls(Controls):
         self.register.disabled = True
         try:
             reach = (self.degrees.value, self.mm.value)
-            self.state.register(self.preset.value, search=reach, only=self.only.value)
+            preset = None if self.preset.value == _AUTO else self.preset.value
+            self.state.register(preset, search=reach, only=self.only.value)
         finally:
             self.register.disabled = False
 

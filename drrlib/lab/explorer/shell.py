@@ -67,7 +67,7 @@ class Panel:
         self.points = PointControls(*shared, bounds=self.canvas.slices.bounds())
         self.results = ResultControls(*shared)
         self.image = widgets.Image(
-            format="jpeg", layout=widgets.Layout(width="100%", height="auto", object_fit="contain")
+            format="jpeg", layout=widgets.Layout(width="auto", height="auto", object_fit="contain")
         )
         self.folds = _folds(
             {
@@ -87,16 +87,17 @@ class Panel:
 
     def _laid_out(self) -> widgets.VBox:
         left = widgets.VBox(
-            [self.looks.modes, self.image], layout=widgets.Layout(flex="3 1 520px", min_width="0")
+            [self.looks.modes, self.image],
+            layout=widgets.Layout(flex="3 1 520px", min_width="0", overflow="hidden"),
         )
         right = widgets.VBox(
             [self.results.buttons, self.results.line, self.folds],
-            layout=widgets.Layout(flex="2 1 400px", min_width="340px"),
+            layout=widgets.Layout(flex="2 1 400px", min_width="340px", overflow="hidden"),
         )
         both = widgets.HBox(
             [left, right], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start")
         )
-        return widgets.VBox([both], layout=widgets.Layout(width="100%"))
+        return widgets.VBox([both])
 
     def do(self, what: str, action: Callable, *given) -> Any:
         """Carry out what a widget asks for; a failure shows in the status line."""

@@ -73,7 +73,8 @@ class Sketch:
         corner[right], corner[down] = low[0], low[1] if sign > 0 else high[1]
         body = Image.fromarray(np.ascontiguousarray(grey))
         wide = [max(2, math.ceil(scale * x)) for x in (high - low)]
-        image.paste(body.resize(wide), tuple(round(x) for x in at(corner)))
+        body = body.resize(wide)
+        image.paste(body, tuple(round(x) for x in at(corner)), body)  # air lets the panel through
         start, corners = at(source), [at(p) for p in edges]
         for end in corners:
             draw.line([start, end], fill=(96, 90, 60), width=1)

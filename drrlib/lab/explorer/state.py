@@ -8,6 +8,7 @@
     found = state.register()
 """
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -128,6 +129,8 @@ class Explorer(Gantry):
         size = self.sights.size(carm, not moving)
         key = (self.placement, size, self.areas[k].version, self.loss)
         if self._look is not None and self._look[0] == key:
+            if self.trace and not moving:
+                self.trace[-1] = (self.trace[-1][0], True)
             return self._look[1]
         image, took = self.sights.render(carm, self.pose, size)
         fixed = weights = loss = None
@@ -237,20 +240,20 @@ class Explorer(Gantry):
         areas.add(Area(shape, points, radius, counts), self.views[self.active].carm)
         if waiting:
             areas.corners = []
-        self.say(f"{len(areas.drawn)} regions; {self.counting():.0f} % of the image counts")
+        self.say(f"regions: {len(areas.drawn)}; {self.counting():.0f} % of the image counts")
 
     def add_corner(self) -> None:
         """Keep the crosshair as a corner of the next rectangle or polygon."""
         self._need_view()
         corners = self.areas[self.active].corners
         corners.append(self.cursor)
-        self.say(f"{len(corners)} corners: two make a rectangle, three and more a polygon")
+        self.say(f"corners: {len(corners)}; two make a rectangle, three and more a polygon")
 
     def erase(self, everything: bool = False) -> None:
         """Take back the last corner or region of the active view, or all of them."""
         areas = self.areas[self.active]
         areas.clear() if everything else areas.drop()
-        self.say(f"{len(areas.drawn)} regions, {len(areas.corners)} corners left")
+        self.say(f"left are {len(areas.drawn)} regions and {len(areas.corners)} corners")
 
     def counting(self) -> float:
         """Percent of the active view's pixels that count."""
@@ -265,7 +268,7 @@ class Explorer(Gantry):
         self.marks.set(
             name, ct=self.spot if ct else None, view=k, pixel=self.cursor if image else None
         )
-        self.say(f"landmark {name!r}; {len(self.marks.pairs(self.active)[0])} pairs in this view")
+        self.say(f"landmark {name!r}; pairs in this view: {len(self.marks.pairs(self.active)[0])}")
 
     def drop_mark(self, name: str) -> None:
         """Forget a landmark."""
@@ -323,7 +326,7 @@ class Explorer(Gantry):
         one that says it was placed by hand."""
         return self.result if self.result is not None else handed_over(self)
 
-    def save(self, path: str) -> str:
+    def save(self, path: str | os.PathLike) -> str:
         """Write the first view's pose as JSON, which `RegistrationResult.load` reads.
 
         Raises:
