@@ -1,8 +1,9 @@
 """Images at the size that a screen needs: coarse while something moves, fine when it rests."""
 
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,18 @@ class Look:
     loss: float | None
     fine: bool
     milliseconds: float
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes in this thread alone: waking others takes longer than a small image does,
+    and ten times as long where the processor is shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Sights:

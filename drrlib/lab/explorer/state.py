@@ -23,7 +23,7 @@ from drrlib.lab.explorer.gantry import Gantry
 from drrlib.lab.explorer.handover import handed_over, views_of
 from drrlib.lab.explorer.marks import Marks, densest, pose_from_marks
 from drrlib.lab.explorer.placement import Placement
-from drrlib.lab.explorer.sights import Look, Sights, check_views
+from drrlib.lab.explorer.sights import Look, Sights, check_views, one_thread
 from drrlib.registration import RegistrationResult, register
 from drrlib.similarity import get_loss
 from drrlib.view import View
@@ -138,7 +138,8 @@ class Explorer(Gantry):
             fixed, weights = self.fixed(size)
             pair = [torch.from_numpy(x)[None, None] for x in (fixed, image[0])]
             given = None if weights is None else torch.from_numpy(weights)[None, None]
-            loss = float(self.loss(*pair, given))
+            with one_thread():
+                loss = float(self.loss(*pair, given))
             self.trace = [*self.trace, (loss, not moving)][-_TRACE:]
         fine = size == self.sights.size(carm, True)
         look = Look(image[0], fixed, weights, loss, fine, took)
