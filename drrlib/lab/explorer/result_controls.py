@@ -69,7 +69,11 @@ class ResultControls(Controls):
             put(self.text, state.pose_text())
         told = "" if not state.trace else f"loss <b>{state.trace[-1][0]:.4g}</b>"
         put(self.loss, told)
-        put(self.line, status_html(state.status))
+        self.tell()
+
+    def tell(self) -> None:
+        """Bring the status line up to date, and nothing else."""
+        put(self.line, status_html(self.state.status))
 
 
 def status_html(status) -> str:

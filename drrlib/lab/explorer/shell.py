@@ -110,12 +110,12 @@ class Panel:
             self._cancel()
             try:
                 value, kind = self.canvas.encoded(moving)
-            except Exception as error:  # told, since nobody else would see it
-                self.state.failed("drawing", error)
-            else:
                 with self.image.hold_sync():
                     self.image.format, self.image.value = kind, value
-            self._sync(moving)
+                self._sync(moving)
+            except Exception as error:  # told, since nobody else would see it
+                self.state.failed("drawing", error)
+                self.results.tell()
             if moving:
                 self._rest_later()
 

@@ -57,9 +57,16 @@ def test_a_picture_that_cannot_be_drawn_is_told(panel, monkeypatch):
     def broken(moving=False):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(panel.canvas, "encoded", broken)
-    panel.state.move(bx=1)
-    assert "RuntimeError: no ink" in panel.results.line.value
+    with monkeypatch.context() as patch:
+        patch.setattr(panel.canvas, "encoded", broken)
+        panel.state.move(bx=1)
+        assert "drawing: RuntimeError: no ink" in panel.results.line.value
+    with monkeypatch.context() as patch:  # then nothing else can be shown, either
+        patch.setattr(panel.state.sights, "render", broken)
+        panel.pose.fields["bx"].value = 2.0
+        assert "drawing: TypeError" in panel.results.line.value
+    panel.pose.fields["bx"].value = 3.0
+    assert "ready" in panel.results.line.value and panel.state.numbers["bx"] == 3
 
 
 def test_buttons_register_and_copy(panel, head):
