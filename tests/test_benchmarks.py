@@ -476,6 +476,17 @@ def test_peers_gradients_are_those_of_the_same_image(blobs, name):
             assert along > limit, (case.name, what, along)
 
 
+def test_the_explorer_is_timed_in_every_mode(capsys):
+    spec = importlib.util.spec_from_file_location("bench_explorer", FOLDER / "explorer.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    words = ["--size", "16", "--voxels", "24", "--repeats", "1", "--threads", "1", "--no-append"]
+    assert bench.main(words) == 0
+    printed = capsys.readouterr().out
+    for name in ("bare render", "overlay", "checkerboard", "blink", "difference"):
+        assert f"{name} " in printed
+
+
 def _along_motions(gradient, pose):
     """Derivatives by three small rotations [0.01 rad] and three shifts [mm] of the camera.
 

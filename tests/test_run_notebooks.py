@@ -105,6 +105,17 @@ def test_update_stores_a_clean_quick_run(root, monkeypatch):
     assert path.read_bytes() == first
 
 
+def test_a_stored_widget_is_its_name_alone():
+    """Without its kernel the browser would show an error in its place."""
+    data = {files.WIDGET: {"model_id": "0123"}, "text/plain": "a panel"}
+    output = nbformat.v4.new_output("execute_result", data=data, execution_count=1)
+    notebook = new_notebook(cells=[new_code_cell("b", outputs=[output])])
+    notebook.metadata["widgets"] = {"state": {}}
+    files.clean(notebook)
+    assert notebook.cells[0].outputs[0].data == {"text/plain": "a panel"}
+    assert "widgets" not in notebook.metadata
+
+
 def test_stored_pictures_are_small_and_look_the_same():
     from PIL import Image
 

@@ -18,6 +18,7 @@ VOLATILE = [
     "cell.metadata.papermill",
     "cell.metadata.execution",
 ]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 class Refused(Exception):
@@ -90,6 +91,8 @@ def clean(notebook) -> None:
     }
     notebook.metadata.language_info = {"name": "python"}
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=VOLATILE)
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        output.get("data", {}).pop(WIDGET, None)  # without its kernel, a widget shows an error
 
 
 def shrink_pictures(notebook) -> None:
