@@ -10,6 +10,8 @@ from pathlib import Path
 
 import nbformat
 
+import colab_forms
+
 ROOT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 1_000_000  # of a stored notebook
 VOLATILE = [
@@ -17,6 +19,11 @@ VOLATILE = [
     "metadata.widgets",
     "cell.metadata.papermill",
     "cell.metadata.execution",
+    # what Colab leaves in a notebook that it saves
+    "cell.metadata.id",
+    "cell.metadata.outputId",
+    "cell.metadata.colab",
+    "cell.metadata.executionInfo",
 ]
 
 
@@ -80,7 +87,7 @@ def select(folder: Path, wanted: list[str]) -> list[Path]:
 
 
 def clean(notebook) -> None:
-    """Keep outputs and execution counts, drop what changes from run to run."""
+    """Keep outputs and execution counts, drop what changes from run to run or who saved it."""
     from nbstripout import strip_output
 
     notebook.metadata.kernelspec = {
@@ -89,6 +96,7 @@ def clean(notebook) -> None:
         "name": "python3",
     }
     notebook.metadata.language_info = {"name": "python"}
+    colab_forms.set_machine(notebook)
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=VOLATILE)
 
 
@@ -137,18 +145,23 @@ def setup_source(root: Path, tags: Sequence[str] = ()) -> str:
     """The setup cell: it installs the tagged version on Colab and does nothing elsewhere.
 
     With what notebooks need, the extra "lab"; a tag of the cell such as "extra-cluster" adds
-    another optional part of the package.
+    another optional part of the package. What an earlier run has done, in this session or before
+    a restart of it, is not done again; an installation that failed is.
     """
     url, version = project_facts(root)
     extras = ["lab", *(t.removeprefix("extra-") for t in tags if t.startswith("extra-"))]
-    package = f'"..[{",".join(extras)}]"'
+    done = f"../installed-{'-'.join(extras)}"
+    clone = f"drrlib-{version}"
     return f"""import sys
 from pathlib import Path
 
-if "google.colab" in sys.modules and not Path("../drrlib").is_dir():
-    !git clone -q --depth 1 -b v{version} {url}.git repo
-    %cd -q repo/notebooks
-    %pip install -q {package}"""
+if "google.colab" in sys.modules:
+    if not Path("../drrlib").is_dir():
+        if not Path("{clone}").is_dir():
+            !git clone -q --depth 1 -b v{version} {url}.git {clone}
+        %cd -q {clone}/notebooks
+    if not Path("{done}").is_file():
+        !{{sys.executable}} -m pip install -q "..[{",".join(extras)}]" && touch {done}"""
 
 
 def badge(root: Path, name: str) -> str:
@@ -162,7 +175,10 @@ def badge(root: Path, name: str) -> str:
 
 
 def write_setup(path: Path, root: Path) -> None:
-    """Put the badge under the title and the setup cell after the header, or renew them."""
+    """Put the badge under the title and the setup cell after the header, or renew them.
+
+    Parameters get a form, and the metadata say which machine Colab shall take.
+    """
     notebook = read_notebook(path)
     if not notebook.cells or notebook.cells[0].cell_type != "markdown":
         raise Refused(f"{path.name} must begin with a markdown cell, its header")
@@ -176,4 +192,9 @@ def write_setup(path: Path, root: Path) -> None:
         tagged = [nbformat.v4.new_code_cell(metadata={"tags": ["setup"]})]
         notebook.cells.insert(1, tagged[0])
     tagged[0].source = setup_source(root, tagged[0].metadata.tags)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            parameters_of(path)  # refuses what is no list of literals
+            cell.source = colab_forms.with_form(cell.source)
+    colab_forms.set_machine(notebook)
     write_notebook(notebook, path)
