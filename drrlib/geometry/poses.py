@@ -40,5 +40,5 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
         f"Parameters: {' '.join(map(repr, numbers))}\nFixedParameters: 0 0 0\n"
     )
     path = Path(path)
-    write_whole(path, lambda name: name.write_text(text, encoding="ascii"))
+    write_whole(path, lambda name: name.write_text(text, encoding="ascii", newline="\n"))
     return path
