@@ -13,6 +13,7 @@ import nbformat
 import colab_forms
 
 ROOT = Path(__file__).resolve().parent.parent
+COLAB = "https://colab.research.google.com"
 MAX_BYTES = 1_000_000  # of a stored notebook
 VOLATILE = [
     "metadata.papermill",
@@ -164,14 +165,15 @@ if "google.colab" in sys.modules:
         !{{sys.executable}} -m pip install -q "..[{",".join(extras)}]" && touch {done}"""
 
 
-def badge(root: Path, name: str) -> str:
+def colab_address(root: Path, name: str) -> str:
+    """Where Google Colab opens the released version of a notebook."""
     url, version = project_facts(root)
     slug = url.removeprefix("https://github.com/")
-    colab = "https://colab.research.google.com"
-    return (
-        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
-        f"({colab}/github/{slug}/blob/v{version}/notebooks/{name}.ipynb)"
-    )
+    return f"{COLAB}/github/{slug}/blob/v{version}/notebooks/{name}.ipynb"
+
+
+def badge(root: Path, name: str) -> str:
+    return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({colab_address(root, name)})"
 
 
 def write_setup(path: Path, root: Path) -> None:

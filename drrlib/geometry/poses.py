@@ -24,7 +24,7 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
 
     Args:
         path: Where to; ends in .tfm or .txt, as Slicer expects.
-        pose: world_from_camera [4, 4] [mm, LPS].
+        pose: world_from_camera [4, 4] (mm, LPS).
 
     Raises:
         ShapeError, GeometryError: not one rigid transform.

@@ -93,6 +93,7 @@ class Sight:
         return self.march(parameters).image
 
     def march(self, parameters: Float[Tensor, "m n"]) -> March:
+        """Images of the parameters, with what their derivatives are made of."""
         return self.drr.march(self._frames(self._pose(parameters), parameters))
 
     def slopes(self, parameters: Float[Tensor, "m n"]) -> Float[Tensor, "m n k 12"]:
@@ -171,6 +172,7 @@ class Objective:
 
     @property
     def renders(self) -> int:
+        """Images that were rendered so far."""
         return self._count[0]
 
     def rows(self, rows: Int[Tensor, " r"]) -> "Objective":
