@@ -12,7 +12,7 @@ export DRRLIB_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup reproduce report notebook test lint update clean
+.PHONY: help setup reproduce report notebook test lint update docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make notebook N=01          run one notebook (PROFILE=full, ARGS='-p seed 3')"
 	@echo "make update [N=01]          run quick without a GPU and store the outputs in notebooks/"
 	@echo "make lint                   ruff only"
+	@echo "make docs                   the site of the documentation, in site/"
 	@echo "make setup                  only make the environment"
 	@echo "make clean                  remove .venv, caches and quick results"
 
@@ -44,6 +45,12 @@ update:
 lint:
 	@$(ENV) python -m ruff check . && $(ENV) python -m ruff format --check .
 
+# MkDocs and its kin are installed by this target alone.
+docs: setup
+	@$(ENV) python -m pip install -q --disable-pip-version-check -r docs/requirements.txt
+	@NO_MKDOCS_2_WARNING=1 $(ENV) python -m mkdocs build --strict
+	@echo "site/index.html"
+
 # Every step runs, whatever the others say; any failure makes the whole fail. The notebooks are
 # compared without a GPU, as their stored outputs were made.
 test: setup
@@ -55,5 +62,5 @@ test: setup
 	exit $$status
 
 clean:
-	rm -rf .venv .setup-stamp .setup-lock results/quick build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv .setup-stamp .setup-lock results/quick build site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -25,7 +25,8 @@ from helpers import run
 ROOT = files.ROOT
 URL, VERSION = files.project_facts(ROOT)
 
-# Runs in the new environment: argv is the file with the cell, and whether this is Colab.
+# Runs in the new environment. argv: the file with the cell, whether this is Colab, the file for the
+# report, and whether the environment is fresh.
 DRIVER = """
 import json, os, sys, types
 from importlib import metadata
@@ -36,7 +37,8 @@ cell, colab = Path(sys.argv[1]).read_text(), sys.argv[2] == "colab"
 sys.path = [p for p in sys.path if p not in ("", os.getcwd())]
 try:
     import drrlib
-    sys.exit("drrlib is already there")
+    if sys.argv[4] == "fresh":
+        sys.exit("drrlib is already there")
 except ModuleNotFoundError:
     pass
 if colab:
@@ -96,18 +98,20 @@ def python(tmp_path):
     python = folder / "bin" / "python"
     # Python 3.10 and 3.11 put an old setuptools into each new environment.
     run(python, "-m", "pip", "uninstall", "-q", "-y", "setuptools")
-    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     # Folders named in a .pth file do not have their own .pth files read, so that an editable
     # drrlib stays invisible.
     seen = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    Path(site, "colab.pth").write_text("\n".join(seen) + "\n")
+    (site_packages(python) / "colab.pth").write_text("\n".join(seen) + "\n")
     return python
+
+
+def site_packages(python) -> Path:
+    return Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
 
 
 def installed(python) -> set[str]:
     """What lies in the environment's own site-packages."""
-    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    return {path.name for path in Path(site).iterdir()}
+    return {path.name for path in site_packages(python).iterdir()}
 
 
 def environment(origin: Path, home: Path) -> dict[str, str]:
@@ -128,22 +132,39 @@ def environment(origin: Path, home: Path) -> dict[str, str]:
     }
 
 
-def run_cell(python, folder: Path, origin: Path, where: str) -> tuple[dict, str]:
-    """The driver's report, and what the cell printed. `folder` gets an empty folder "content"."""
+def run_cell(
+    python, folder: Path, origin: Path, where: str, state: str = "fresh", **settings: str
+) -> tuple[dict, str]:
+    """The driver's report, and what the cell printed; it begins in `folder`/content."""
     stored = nbformat.read(sorted((ROOT / "notebooks").glob("*.ipynb"))[0], as_version=4)
     (source,) = (c.source for c in stored.cells if "setup" in c.metadata.get("tags", []))
-    (folder / "content").mkdir()
+    (folder / "content").mkdir(exist_ok=True)
     (folder / "cell.txt").write_text(source)
     (folder / "driver.py").write_text(DRIVER)
-    arguments = [folder / "driver.py", folder / "cell.txt", where, folder / "report.json"]
-    printed = run(python, *arguments, cwd=folder / "content", env=environment(origin, folder))
+    arguments = [folder / "driver.py", folder / "cell.txt", where, folder / "report.json", state]
+    settings = environment(origin, folder) | settings
+    printed = run(python, *arguments, cwd=folder / "content", env=settings)
     return json.loads((folder / "report.json").read_text()), printed
+
+
+def what_a_restart_does(python, folder: Path, origin: Path) -> dict:
+    """The report of a second kernel, which begins in /content again; `git` would leave a mark."""
+    record = next(site_packages(python).glob("drrlib-*.dist-info"))
+    before = record.stat().st_mtime_ns
+    (folder / "bin").mkdir()
+    (folder / "bin" / "git").write_text(f"#!/bin/sh\ntouch {folder / 'called'}\n")
+    (folder / "bin" / "git").chmod(0o755)
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    report, printed = run_cell(python, folder, origin, "colab", "again", PATH=path)
+    assert printed == "" and not (folder / "called").exists()
+    assert record.stat().st_mtime_ns == before
+    return report
 
 
 def test_on_colab_it_clones_and_installs_drrlib_alone(tmp_path, python, origin):
     before = installed(python)
     report, printed = run_cell(python, tmp_path, origin, "colab")
-    clone = tmp_path / "content" / "repo"
+    clone = tmp_path / "content" / f"drrlib-{VERSION}"
     assert Path(report["first"]["cwd"]) == clone / "notebooks", printed
     assert report["second"] == report["first"]
     assert Path(report["root"]) == clone
@@ -160,6 +181,7 @@ def test_on_colab_it_clones_and_installs_drrlib_alone(tmp_path, python, origin):
     # Through the middle of 80 mm of water: 80 x 0.02059 / mm, the ray along y.
     assert report["centre"] == pytest.approx(80 * 0.02059, rel=1e-4)
     assert report["paper"] == 82.7
+    assert what_a_restart_does(python, tmp_path, origin) == report
 
 
 def test_elsewhere_it_does_nothing(tmp_path, python, origin):

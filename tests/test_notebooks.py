@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+import colab_forms
 import notebook_files as files
 
 ROOT = files.ROOT
@@ -49,6 +50,23 @@ def test_parameters_are_one_cell_of_literals(path):
     assert {"profile", "seed", "backend"} <= set(parameters)
 
 
+def test_colab_draws_a_form_of_the_parameters(path, notebook):
+    (cell,) = tagged(notebook, "parameters")
+    assert cell.source.startswith(f"{colab_forms.TITLE}\n")
+    form = colab_forms.fields(cell.source)
+    assert {field.name: field.value for field in form} == files.parameters_of(path)
+    lists = {field.name: field.options for field in form}
+    assert lists["profile"] == ["quick", "full"]
+    assert {"auto", "cpu", "reference"} <= set(lists["backend"])
+
+
+def test_colab_is_asked_for_a_gpu_where_one_is_used(notebook):
+    (cell,) = tagged(notebook, "parameters")
+    uses = '"cuda"' in cell.source and "no GPU" not in notebook.cells[0].source
+    assert notebook.metadata.get("accelerator") == ("GPU" if uses else None)
+    assert notebook.metadata.colab == {"provenance": [], **({"gpuType": "T4"} if uses else {})}
+
+
 def test_every_cell_was_executed_in_order(notebook):
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1))
@@ -83,6 +101,9 @@ def test_setup_cell_and_badge_follow_pyproject(path, notebook):
     assert setup[0].source == source, "run: python tools/run_notebooks.py --write-setup"
     assert code_cells(notebook)[0] is setup[0]
     assert files.badge(ROOT, path.stem) in notebook.cells[0].source
+    version = re.escape(files.project_facts(ROOT)[1])
+    (target,) = re.findall(r"\((https://colab\.[^)]*\.ipynb)\)", notebook.cells[0].source)
+    assert re.search(rf"/blob/v{version}/notebooks/{path.stem}\.ipynb$", target)
 
 
 def test_header_says_what_to_expect(notebook):

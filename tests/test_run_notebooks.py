@@ -11,6 +11,7 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import colab_forms
 import notebook_files as files
 import run_notebooks as runner
 
@@ -200,9 +201,69 @@ def test_setup_cell_and_badge_are_written_once(root):
     header, setup, parameters, _ = nbformat.read(path, as_version=4).cells
     assert header.source.startswith("# Small\n\n[![Open in Colab](")
     assert "/github/a/b/blob/v1.2.3/notebooks/01_small.ipynb" in header.source
-    assert "-b v1.2.3 https://github.com/a/b.git repo" in setup.source
-    assert setup.source.endswith('pip install -q "..[lab]"')
+    assert "-b v1.2.3 https://github.com/a/b.git drrlib-1.2.3" in setup.source
+    assert setup.source.endswith('pip install -q "..[lab]" && touch ../installed-lab')
     assert parameters.metadata.tags == ["parameters"]
+
+
+FORM = """# @title Parameters
+# "quick": a few; "full": all
+profile = "quick"  # @param ["quick", "full"]
+backend = "auto"  # @param ["auto", "cpu", "cuda"]
+
+size = 2  # @param {type:"integer"}
+# "ü" [mm]; "" for none
+name = ""  # @param {type:"string"}
+far = 1.5  # @param {type:"number"}
+again = False  # @param {type:"boolean"}
+least = None  # @param {type:"raw"}"""
+PLAIN = """profile = "quick"  # "quick": a few; "full": all
+backend = "auto"  # "auto", "cpu" or "cuda"
+
+size = 2
+name = ""  # "ü" [mm]; "" for none
+far = 1.5
+again = False
+least = None"""
+
+
+def test_parameters_become_a_form_once(root):
+    path = make(root, parameters=PLAIN.replace('"ü" [mm]; ""', 'ü [mm]; ""'))
+    for _ in range(2):
+        assert run(root, "--write-setup") == 0
+        notebook = nbformat.read(path, as_version=4)
+        assert notebook.cells[2].source == FORM.replace('"ü" [mm]', "ü [mm]")
+        assert notebook.metadata.accelerator == "GPU"
+    form = colab_forms.fields(FORM)
+    assert [field.name for field in form if field.options] == ["profile", "backend"]
+    assert [field.kind for field in form if field.kind] == [
+        *("integer", "string", "number", "boolean", "raw")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("a = 1  # of them", "a lacks a field"),
+        ('a = 1  # @param {type:"integer"} of them', "a lacks a field"),
+        ('a = "x"  # @param ["y", "z"]', "does not offer"),
+        ('a = 1  # @param {type:"number"}', "takes the type number"),
+        ("a.b = 1", "no plain assignment"),
+    ],
+)
+def test_a_form_that_colab_would_not_draw(source, message):
+    with pytest.raises(ValueError, match=message):
+        colab_forms.fields(source)
+
+
+def test_what_colab_saved_is_cleaned():
+    cell = new_code_cell("1", metadata={"id": "x", "outputId": "y", "colab": {"height": 17}})
+    notebook = new_notebook(cells=[new_markdown_cell("# A"), cell])
+    notebook.metadata.colab = {"provenance": [{"file_id": "secret"}], "toc_visible": True}
+    notebook.metadata.accelerator = "TPU"
+    files.clean(notebook)
+    assert cell.metadata == {} and notebook.metadata.colab == {"provenance": []}
+    assert "accelerator" not in notebook.metadata
 
 
 def test_a_tag_of_the_setup_cell_installs_an_extra(root):
@@ -213,7 +274,7 @@ def test_a_tag_of_the_setup_cell_installs_an_extra(root):
     nbformat.write(notebook, path)
     assert run(root, "--write-setup") == 0
     setup = nbformat.read(path, as_version=4).cells[1]
-    assert setup.source.endswith('pip install -q "..[lab,cluster]"')
+    assert 'pip install -q "..[lab,cluster]" && touch ../installed-lab-cluster' in setup.source
     assert setup.metadata.tags == ["setup", "extra-cluster"]
 
 

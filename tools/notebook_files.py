@@ -10,13 +10,21 @@ from pathlib import Path
 
 import nbformat
 
+import colab_forms
+
 ROOT = Path(__file__).resolve().parent.parent
+COLAB = "https://colab.research.google.com"
 MAX_BYTES = 1_000_000  # of a stored notebook
 VOLATILE = [
     "metadata.papermill",
     "metadata.widgets",
     "cell.metadata.papermill",
     "cell.metadata.execution",
+    # what Colab leaves in a notebook that it saves
+    "cell.metadata.id",
+    "cell.metadata.outputId",
+    "cell.metadata.colab",
+    "cell.metadata.executionInfo",
 ]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -81,7 +89,7 @@ def select(folder: Path, wanted: list[str]) -> list[Path]:
 
 
 def clean(notebook) -> None:
-    """Keep outputs and execution counts, drop what changes from run to run."""
+    """Keep outputs and execution counts, drop what changes from run to run or who saved it."""
     from nbstripout import strip_output
 
     notebook.metadata.kernelspec = {
@@ -90,6 +98,7 @@ def clean(notebook) -> None:
         "name": "python3",
     }
     notebook.metadata.language_info = {"name": "python"}
+    colab_forms.set_machine(notebook)
     strip_output(notebook, keep_output=True, keep_count=True, keep_id=False, extra_keys=VOLATILE)
     for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
         output.get("data", {}).pop(WIDGET, None)  # without its kernel, a widget shows an error
@@ -140,32 +149,41 @@ def setup_source(root: Path, tags: Sequence[str] = ()) -> str:
     """The setup cell: it installs the tagged version on Colab and does nothing elsewhere.
 
     With what notebooks need, the extra "lab"; a tag of the cell such as "extra-cluster" adds
-    another optional part of the package.
+    another optional part of the package. What an earlier run has done, in this session or before
+    a restart of it, is not done again; an installation that failed is.
     """
     url, version = project_facts(root)
     extras = ["lab", *(t.removeprefix("extra-") for t in tags if t.startswith("extra-"))]
-    package = f'"..[{",".join(extras)}]"'
+    done = f"../installed-{'-'.join(extras)}"
+    clone = f"drrlib-{version}"
     return f"""import sys
 from pathlib import Path
 
-if "google.colab" in sys.modules and not Path("../drrlib").is_dir():
-    !git clone -q --depth 1 -b v{version} {url}.git repo
-    %cd -q repo/notebooks
-    %pip install -q {package}"""
+if "google.colab" in sys.modules:
+    if not Path("../drrlib").is_dir():
+        if not Path("{clone}").is_dir():
+            !git clone -q --depth 1 -b v{version} {url}.git {clone}
+        %cd -q {clone}/notebooks
+    if not Path("{done}").is_file():
+        !{{sys.executable}} -m pip install -q "..[{",".join(extras)}]" && touch {done}"""
+
+
+def colab_address(root: Path, name: str) -> str:
+    """Where Google Colab opens the released version of a notebook."""
+    url, version = project_facts(root)
+    slug = url.removeprefix("https://github.com/")
+    return f"{COLAB}/github/{slug}/blob/v{version}/notebooks/{name}.ipynb"
 
 
 def badge(root: Path, name: str) -> str:
-    url, version = project_facts(root)
-    slug = url.removeprefix("https://github.com/")
-    colab = "https://colab.research.google.com"
-    return (
-        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
-        f"({colab}/github/{slug}/blob/v{version}/notebooks/{name}.ipynb)"
-    )
+    return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({colab_address(root, name)})"
 
 
 def write_setup(path: Path, root: Path) -> None:
-    """Put the badge under the title and the setup cell after the header, or renew them."""
+    """Put the badge under the title and the setup cell after the header, or renew them.
+
+    Parameters get a form, and the metadata say which machine Colab shall take.
+    """
     notebook = read_notebook(path)
     if not notebook.cells or notebook.cells[0].cell_type != "markdown":
         raise Refused(f"{path.name} must begin with a markdown cell, its header")
@@ -179,4 +197,9 @@ def write_setup(path: Path, root: Path) -> None:
         tagged = [nbformat.v4.new_code_cell(metadata={"tags": ["setup"]})]
         notebook.cells.insert(1, tagged[0])
     tagged[0].source = setup_source(root, tagged[0].metadata.tags)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            parameters_of(path)  # refuses what is no list of literals
+            cell.source = colab_forms.with_form(cell.source)
+    colab_forms.set_machine(notebook)
     write_notebook(notebook, path)

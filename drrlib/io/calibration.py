@@ -40,7 +40,7 @@ class Calibration(NamedTuple):
 
     Attributes:
         carm: Its intrinsics.
-        pose: world_from_camera in the calibration's world [4, 4] [mm], float64.
+        pose: world_from_camera in the calibration's world [4, 4] (mm), float64.
         distortion: What is to be removed of its images; None where they are undistorted.
     """
 
@@ -123,7 +123,7 @@ def calibration_from_krt(
     Args:
         k: Focal lengths and principal point in pixels; a skew must be 0.
         rotation: [3, 3], or OpenCV's rotation vector [3] (rad).
-        translation: t [3] [mm].
+        translation: t [3] (mm).
         size: (height, width) in pixels.
         axes: Of the camera: "opencv" (y down, z ahead) or "opengl" (y up, z behind).
         world_from_camera: True if R and t take points of the camera to the world, so that t is

@@ -67,7 +67,7 @@ def write_ct_series(
             ds.save_as(partial / f"CT{k + 1:04d}.dcm", enforce_file_format=True)
         if folder.exists():
             folder.rmdir()
-        partial.rename(folder)
+        os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

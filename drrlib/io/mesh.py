@@ -52,7 +52,7 @@ def read_mesh(
             f"{os.fspath(path)!r} is {np.round(high - low, 1).tolist()} mm large, too large for "
             f"voxels of {voxel} mm; take a larger voxel, or correct scale"
         )
-    shape = tuple(np.ceil((high - low) / voxel).astype(int) + 4)
+    shape = tuple(np.ceil((high - low) / voxel).astype(np.int64) + 4)
     origin = 0.5 * (low + high) - 0.5 * voxel * (np.array(shape) - 1)
     filled = np.median(
         [_fill((corners - origin) / voxel, shape, axis, int(lines), path) for axis in range(3)],
@@ -101,8 +101,8 @@ def _fill(corners: np.ndarray, shape, axis: int, lines: int, path) -> Float[ndar
     size = (shape[u] * lines, shape[v] * lines, shape[axis])
     change = np.zeros((shape[u], shape[v], shape[axis] + 1))
     balance = np.zeros(size[:2], dtype=np.int32)
-    first = np.ceil(np.minimum(np.minimum(a, b), c)[:, :2]).astype(int).clip(0)
-    last = np.floor(np.maximum(np.maximum(a, b), c)[:, :2]).astype(int)
+    first = np.ceil(np.minimum(np.minimum(a, b), c)[:, :2]).astype(np.int64).clip(0)
+    last = np.floor(np.maximum(np.maximum(a, b), c)[:, :2]).astype(np.int64)
     count = (last - first + 1).clip(0)
     pairs = count.prod(axis=1)
     ends = np.cumsum(pairs)
@@ -137,7 +137,7 @@ def _cross(a, b, c, at, change, balance, lines: int) -> None:
     i, j, s, t = i[hit], j[hit], s[hit], t[hit]
     height = a[hit, 2] + s * (b - a)[hit, 2] + t * (c - a)[hit, 2]
     into = np.where(area[hit] > 0, -1.0, 1.0)  # an outward normal along the line leaves
-    k = np.floor(height + 0.5).astype(int)
+    k = np.floor(height + 0.5).astype(np.int64)
     part = k + 0.5 - height
     np.add.at(change, (i // lines, j // lines, k), into * part)
     np.add.at(change, (i // lines, j // lines, k + 1), into * (1 - part))

@@ -29,7 +29,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
             the world.
     """
     try:
-        image = nib.load(path)
+        image = nib.load(path, mmap=False)  # Windows locks a file that is mapped
     except FileNotFoundError:
         raise VolumeError(f"{os.fspath(path)!r} does not exist; expected a NIfTI file") from None
     except Exception as error:  # a damaged header can raise nearly anything

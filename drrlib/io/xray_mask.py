@@ -84,7 +84,7 @@ def _is_rectangle(part: np.ndarray) -> bool:
 
 def _glow(values: np.ndarray, rest: np.ndarray) -> float:
     """Pixels from the ground to where the field has risen: beside it the intensifier glows."""
-    inward = np.ceil(ndimage.distance_transform_edt(rest)).astype(int)
+    inward = np.ceil(ndimage.distance_transform_edt(rest)).astype(np.int64)
     reach = max(4, round(0.04 * min(values.shape)))
     near = (inward >= 1) & (inward <= reach)
     places = np.arange(1, reach + 1)

@@ -73,14 +73,17 @@ class Iteration:
 
     @property
     def eta(self) -> Float[Tensor, "n 6"]:
+        """Where the starts are now (rad, mm)."""
         return self._eta if self._alive is None else self._eta[self._alive]
 
     @property
     def value(self) -> Float[Tensor, " n"]:
+        """Loss before the last step."""
         return self._value if self._alive is None else self._value[self._alive]
 
     @property
     def slope(self) -> Float[Tensor, "n 6"]:
+        """Gradient of `value` (per rad, per mm)."""
         return self._slope if self._alive is None else self._slope[self._alive]
 
     def __call__(self, scale: float = 1.0) -> Float[Tensor, " n"]:

@@ -17,6 +17,7 @@ Fall = Callable[[int, int], float]  # (step, steps) -> factor of the rates
 
 
 def constant(step: int, steps: int) -> float:
+    """1 at each step."""
     return 1.0
 
 

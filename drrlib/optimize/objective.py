@@ -101,6 +101,7 @@ class Sight:
         return self.march(parameters).image
 
     def march(self, parameters: Float[Tensor, "m n"]) -> March:
+        """Images of the parameters, with what their derivatives are made of."""
         frames = self._frames(self.pose(parameters), parameters)
         return self.drr.march(frames).limited(self.most)
 
@@ -181,6 +182,7 @@ class Objective:
 
     @property
     def renders(self) -> int:
+        """Images that were rendered so far."""
         return self._count[0]
 
     def rows(self, rows: Int[Tensor, " r"]) -> "Objective":

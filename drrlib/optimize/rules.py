@@ -110,6 +110,7 @@ class GD(Optimizer):
     lr_translation: float = 150.0
 
     def change(self, grad, state, count):
+        """What the rates multiply, here the gradient, and the new moments."""
         return grad, state.first, state.second
 
 
@@ -122,6 +123,7 @@ class GDM(Optimizer):
     beta: float = 0.9
 
     def change(self, grad, state, count):
+        """The new first moment, and the new moments (Eq. 4)."""
         v = self.beta * state.first + (1 - self.beta) * grad
         return v, v, state.second
 
@@ -140,6 +142,7 @@ class GDDM(Optimizer):
     gamma: float = 0.2
 
     def change(self, grad, state, count):
+        """The new first moment, and the new moments (Eq. 5)."""
         v = self.beta * state.first + (1 - self.gamma) * grad
         return v, v, state.second
 
@@ -155,6 +158,7 @@ class Adam(Optimizer):
     eps: float = 1e-8
 
     def change(self, grad, state, count):
+        """The first moment over the root of the second, and the new moments (Eq. 6)."""
         first = self.beta1 * state.first + (1 - self.beta1) * grad
         second = self.beta2 * state.second + (1 - self.beta2) * grad.square()
         # In float64: 1 - 0.999 has only four digits in float32.

@@ -62,6 +62,7 @@ class Search:
 
     @property
     def trace(self) -> Trace:
+        """What was recorded so far; empty before the first step."""
         if not self._losses:
             empty = self.eta.new_zeros(0, *self.eta.shape)
             return Trace(empty, empty[..., 0], torch.zeros(0, dtype=torch.long))

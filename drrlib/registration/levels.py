@@ -125,9 +125,11 @@ class Levels:
         return 1 / self.binning(0, level) ** 2
 
     def camera(self, view: int, level: int) -> Geometry:
+        """The geometry of a view with the pixels of a level."""
         return self.cameras[view].join(self.binning(view, level))
 
     def renderer(self, view: int, level: int) -> DRR:
+        """The volume of a level, seen by that geometry."""
         return self._drr[level].with_carm(self.camera(view, level))
 
     @functools.cached_property

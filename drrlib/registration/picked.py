@@ -54,7 +54,7 @@ def pnp(
 
     Args:
         carm: Intrinsics of the image.
-        points: Landmarks [n, 3] [mm, world].
+        points: Landmarks [n, 3] (mm, world).
         pixels: The same points in the image as (column, row), pixel centres at half-integers
             [n, 2].
         start: world_from_camera [4, 4], or eta [6], to begin with; needed for three to five points,

@@ -183,7 +183,7 @@ class RegistrationResult:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
         path = Path(path)
         text = json.dumps({"format": _FORMAT, **_plain(self)}, indent=1, allow_nan=False)
-        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8"))
+        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
         return path
 
     @classmethod

@@ -30,6 +30,14 @@ def test_world_axes_become_lps(tmp_path, name):
     np.testing.assert_allclose(affine, expected, atol=1e-6)
 
 
+def test_voxels_do_not_hang_on_the_file(tmp_path):
+    """Not mapped: Windows would refuse to write or remove the file while they are in use."""
+    path = save(tmp_path / "ct.nii", HU.astype(np.float32))
+    hu, _ = read_nifti(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert np.array_equal(hu, HU)
+
+
 def test_read_volume_takes_nifti(tmp_path):
     path = save(tmp_path / "CT.NII.GZ", HU)
     v = read_volume(str(path), mu_water=0.02)

@@ -514,6 +514,8 @@ print(len(seen), len({x.tobytes() for x in seen}))
     [("fork", "omp", "spawn"), ("fork", "workqueue", "^$"), ("threads", "workqueue", "^5 1$")],
 )
 def test_rendering_in_other_processes_and_threads(name, layer, said):
+    if name == "fork" and sys.platform != "linux":
+        pytest.skip("processes are forked, and Numba brings OpenMP, on Linux alone")
     script = f"""
 import multiprocessing, threading
 from drrlib.errors import BackendError
