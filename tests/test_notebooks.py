@@ -115,7 +115,10 @@ def test_header_says_what_to_expect(notebook):
 
 def test_code_is_short_and_belongs_to_a_notebook(notebook):
     for cell in code_cells(notebook):
-        assert len(cell.source.splitlines()) <= 20, f"over 20 lines: {cell.source}"
+        lines = cell.source.splitlines()
+        if cell in tagged(notebook, "parameters"):  # explanations of a form have their own lines
+            lines = [line for line in lines if not line.startswith("#")]
+        assert len(lines) <= 20, f"over 20 lines: {cell.source}"
         for node in ast.walk(parsed(cell)):
             assert not isinstance(node, ast.ClassDef), f"a class: {node.name}"
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

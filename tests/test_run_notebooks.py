@@ -216,7 +216,10 @@ size = 2  # @param {type:"integer"}
 name = ""  # @param {type:"string"}
 far = 1.5  # @param {type:"number"}
 again = False  # @param {type:"boolean"}
-least = None  # @param {type:"raw"}"""
+least = None  # @param {type:"raw"}
+pairs = ()  # @param {type:"raw"}
+# a path, or "new"; "" for none
+path = ""  # @param ["new", ""] {allow-input: true}"""
 PLAIN = """profile = "quick"  # "quick": a few; "full": all
 backend = "auto"  # "auto", "cpu" or "cuda"
 
@@ -224,7 +227,9 @@ size = 2
 name = ""  # "ü" [mm]; "" for none
 far = 1.5
 again = False
-least = None"""
+least = None
+pairs = ()
+path = ""  # a path, or "new"; "" for none"""
 
 
 def test_parameters_become_a_form_once(root):
@@ -235,9 +240,9 @@ def test_parameters_become_a_form_once(root):
         assert notebook.cells[2].source == FORM.replace('"ü" [mm]', "ü [mm]")
         assert notebook.metadata.accelerator == "GPU"
     form = colab_forms.fields(FORM)
-    assert [field.name for field in form if field.options] == ["profile", "backend"]
+    assert [field.name for field in form if field.options] == ["profile", "backend", "path"]
     assert [field.kind for field in form if field.kind] == [
-        *("integer", "string", "number", "boolean", "raw")
+        *("integer", "string", "number", "boolean", "raw", "raw")
     ]
 
 

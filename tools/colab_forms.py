@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 TITLE = "# @title Parameters"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "raw"}
-_PARAM = re.compile(r'# @param (?:(\[.*\])|\{type:"(\w+)"\})')
+_FREE = " {allow-input: true}"  # behind a list: other values may be typed
+_PARAM = re.compile(r'# @param (?:(\[.*\])(?: \{allow-input: true\})?|\{type:"(\w+)"\})')
 _OFFERS_GPU = re.compile(r"^backend = .*\"cuda\"", re.M)
 _NO_GPU = re.compile(r"^- \*\*Needs\*\*.*\bno GPU\b", re.M)
 
@@ -41,7 +42,7 @@ def fields(source: str) -> list[Field]:
         options, kind = match[1] and json.loads(match[1]), match[2]
         if options is not None and value not in options:
             raise ValueError(f"{name} is {value!r}, which its list does not offer: {options}")
-        if options is None and kind not in (TYPES.get(type(value)), "raw"):
+        if options is None and kind not in (TYPES.get(type(value), "raw"), "raw"):
             raise ValueError(f"{name} is {value!r}, and its field takes the type {kind}")
         found.append(Field(name, value, options, kind))
     return found
@@ -50,7 +51,8 @@ def fields(source: str) -> list[Field]:
 def with_form(source: str) -> str:
     """The cell with a title and with a field behind each assignment that has none.
 
-    Quoted words in its comment, where the default is one of them, are what a list offers.
+    Quoted words in its comment, where the default is one of them, are what a list offers; with ""
+    among them other words may be typed, such as a path.
     """
     lines = source.split("\n")
     for statement in reversed(ast.parse(source).body):
@@ -61,11 +63,11 @@ def with_form(source: str) -> str:
         above = lines[at - 1] if at and lines[at - 1].startswith("#") else ""
         options = list(dict.fromkeys(re.findall(r'"([^"]*)"', behind or above)))
         if len(options) > 1 and value in options:
-            field = json.dumps(options)
+            field = json.dumps(options) + (_FREE if "" in options else "")
             if re.fullmatch(r'# ("\w+"(, | or )?)+', behind):
                 behind = ""  # the list says as much
         else:
-            field = f'{{type:"{TYPES[type(value)]}"}}'
+            field = f'{{type:"{TYPES.get(type(value), "raw")}"}}'
         code = lines[at].encode()[: statement.end_col_offset].decode()
         lines[at : at + 1] = [*([behind] if behind else []), f"{code}  # @param {field}"]
     return "\n".join(lines if lines[0].startswith("# @title") else [TITLE, *lines])

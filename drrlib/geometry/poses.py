@@ -64,5 +64,5 @@ def write_matrix(path: str | os.PathLike, matrix: Numbers) -> Path:
     )
     text += "".join(" ".join(map(repr, row)) + "\n" for row in matrix.tolist())
     path = Path(path)
-    write_whole(path, lambda name: name.write_text(text, encoding="ascii"))
+    write_whole(path, lambda name: name.write_text(text, encoding="ascii", newline="\n"))
     return path

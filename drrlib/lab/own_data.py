@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
     Attributes:
         ct, xray: Paths.
         true: eta [6] of the example; None of data whose pose nobody knows.
-        points, pixels: Landmarks of the example in the CT [n, 3] [mm] and as somebody clicked them
+        points, pixels: Landmarks of the example in the CT [n, 3] (mm) and as somebody clicked them
             in the image [n, 2]; None for others.
     """
 

@@ -72,7 +72,7 @@ def write_report(
     if suffix == ".html":
         views = [views] if isinstance(views, View) else list(views)
         text = _html(result, found, said, views, _source(result, views, volume, names))
-        write_whole(path, lambda name: name.write_text(text, encoding="utf-8"))
+        write_whole(path, lambda name: name.write_text(text, encoding="utf-8", newline="\n"))
         return path
     made = page(result, found, said)
     kind = suffix[1:]

@@ -65,7 +65,7 @@ def draw_view(figure, found: Evidence, result=None) -> None:
 
 def _checkerboard(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     size = fixed.shape[1] / _TILES
-    i, j = ((np.arange(n) // size).astype(int) for n in fixed.shape)
+    i, j = ((np.arange(n) // size).astype(np.int64) for n in fixed.shape)
     return np.where((i[:, None] + j) % 2 == 0, fixed, moving)
 
 
