@@ -1,5 +1,7 @@
 """Projection of a grid, whatever the backend: checks, choice of backend, autograd."""
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,8 @@ BACKENDS = ("auto", "reference", "cpu", "cuda")
 
 def choose_backend(grid: Grid, backend: str = "auto") -> str:
     """The backend that will run: the named one, or for "auto" the fastest that can.
+
+    Where the kernels should run on a GPU and do not, "auto" warns and takes the reference.
 
     Raises:
         ConfigError: an unknown name.
@@ -42,8 +46,24 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
         return backend
     if fits:
         return "cpu"
-    on_gpu = grid.mu.device.type == "cuda" and cuda.available(grid.mu.device) is None
-    return "cuda" if on_gpu and grid.mu.dtype != torch.float64 else "reference"
+    if grid.mu.device.type != "cuda" or grid.mu.dtype == torch.float64:
+        return "reference"
+    return _on_gpu(grid.mu.device)
+
+
+def _on_gpu(device: torch.device) -> str:
+    """What "auto" means there: the kernels, or the reference with a warning that says why."""
+    missing = cuda.available(device)
+    if missing is None and not torch.compiler.is_compiling():
+        missing = cuda.fault(device)
+    if missing is None:
+        return "cuda"
+    warnings.warn(
+        f"the CUDA kernels do not run on {device}, and the PyTorch reference takes their place, "
+        f"which is slow: {missing}",
+        stacklevel=4,
+    )
+    return "reference"
 
 
 def project(

@@ -3,6 +3,7 @@ it, memory, devices. Its values and gradients are judged in test_backends.py."""
 
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -300,6 +301,80 @@ def test_named_backend_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendError, match="not installed"):
         choose_backend(grid, "cuda")
+
+
+class _Elsewhere:
+    """Stands in for a float32 volume on a GPU that is not here."""
+
+    device, dtype = torch.device("cuda", 0), torch.float32
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as far as its name and age go; and a grid there."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU of tests")
+    answers = cuda._old_triton, cuda.fault
+    for kept in answers:
+        kept.cache_clear()
+    grid = Grid(random_volume(), affine())
+    grid.mu = _Elsewhere()
+    yield grid
+    for kept in answers:
+        kept.cache_clear()
+
+
+def _triton(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(__version__=version))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+
+
+@pytest.mark.parametrize("version, takes", [("3.2.0", False), ("3.3.0", True), ("3.10.1+x", True)])
+def test_an_old_triton_is_named(monkeypatch, gpu, version, takes):
+    _triton(monkeypatch, version)
+    monkeypatch.setattr(cuda, "fault", lambda device: None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert choose_backend(gpu) == ("cuda" if takes else "reference")
+    assert len(said) == (not takes)
+    if not takes:
+        assert "Triton 3.2.0 cannot compile" in str(said[0].message)
+        with pytest.raises(BackendError, match=r"need Triton 3\.3"):
+            choose_backend(gpu, "cuda")
+
+
+@pytest.mark.parametrize("failure", ["compiler", "numbers", "memory"])
+def test_auto_takes_the_reference_where_the_kernels_fail(monkeypatch, gpu, failure):
+    """And says what to report; a backend that was named is not tried out."""
+    _triton(monkeypatch, "3.3.0")
+    failures = dict(compiler=ValueError("no such opcode"), memory=torch.cuda.OutOfMemoryError("x"))
+    asked = []
+
+    def march(grid, frames, height, width, *options):
+        asked.append(options)
+        if failure in failures:
+            raise failures[failure]
+        return torch.ones(1, height, width), torch.ones(1, height, width, 6)
+
+    monkeypatch.setattr(cuda, "march", march)
+    monkeypatch.setattr(cuda, "cuda_reduce", lambda image, sums: torch.ones(1, 12))
+    monkeypatch.setattr(cuda, "_box", lambda device: (Grid(torch.ones(2, 2, 2), affine()), None))
+    if failure == "memory":
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            choose_backend(gpu)
+        return
+    with pytest.warns(UserWarning, match="please report") as said:
+        assert choose_backend(gpu) == choose_backend(gpu) == "reference"
+    words = {"compiler": "ValueError: no such opcode", "numbers": "the image of a box is wrong"}
+    assert words[failure] in str(said[0].message) and "a GPU of tests" in str(said[0].message)
+    assert len(asked) == 1 and choose_backend(gpu, "cuda") == "cuda"
+
+
+@triton_runs
+def test_the_box_that_is_tried_out_is_right():
+    cuda.fault.cache_clear()
+    assert cuda.fault(placed(torch.zeros(1), "cuda").device) is None
 
 
 def test_half_volumes_render_without_a_gpu():
