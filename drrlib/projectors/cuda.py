@@ -326,7 +326,10 @@ def _budget(device: torch.device) -> int:
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    if size <= _SMALL or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    # Neither compiled nor recorded code can ask how much is free.
+    if torch.compiler.is_compiling() or size <= _SMALL:
+        return True
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True
     return size <= _budget(device)
 
