@@ -222,9 +222,10 @@ def endpoint_gradients(
 
     Raises:
         ShapeError: a stack of another number of volumes.
-        BackendError: the named backend cannot run here.
+        BackendError: the named backend cannot run here, or a torch.func transform.
     """
     choice = choose_backend(grid, backend)
+    _check_transforms(grid.mu, frames)
     frames = frames.detach().to(grid.mu.device)
     grid.check_poses(len(frames), several=True)
     if choice == "cuda":
@@ -290,10 +291,12 @@ def _points(method: str, **points: Numbers) -> list[Tensor]:
 
 def _check_transforms(mu: Tensor, frames: Tensor) -> None:
     """Raises BackendError under transforms that do not reach into the kernels."""
-    if torch.compiler.is_compiling():
-        return
-    dual = any(forward_ad.unpack_dual(x).tangent is not None for x in (mu, frames))
-    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+    # In a form that torch.compile can trace: compiled, derivatives would be zero without a word.
+    inner = torch._C._functorch
+    refused = isinstance(inner.peek_interpreter_stack(), inner.CInterpreter)
+    if not (refused or torch.compiler.is_compiling()):
+        refused = any(forward_ad.unpack_dual(x).tangent is not None for x in (mu, frames))
+    if refused:
         raise BackendError(
             "projectors have no forward-mode derivatives and take no torch.func transforms (vmap, "
             "jacfwd, jacrev, hessian): pass poses as a batch, and use backward or drr.jacobian(eta)"
