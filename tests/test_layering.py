@@ -66,6 +66,8 @@ def test_the_core_loads_nothing_of_the_laboratory():
         "import sys, pkgutil, importlib, drrlib\n"
         "for room in ('geometry', 'projectors', 'similarity', 'optimize', 'registration', 'io'):\n"
         "    importlib.import_module('drrlib.' + room)\n"
+        "for command in ('check', 'render', 'register'):\n"
+        "    importlib.import_module('drrlib.cli.' + command)\n"
         f"print(sorted(set({LAB}) & set(sys.modules)), 'drrlib.lab' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

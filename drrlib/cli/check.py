@@ -53,6 +53,7 @@ def command() -> argparse.ArgumentParser:
         "gradient against the float64 reference, and the time of an image of 200 x 200 pixels. "
         f"Exit status: 0, or 1 where an error is above {BOUND:g}.",
         _EXAMPLES,
+        "[--voxels N]",
     )
     made.add_argument("--voxels", type=int, default=128, help="along each side; default: 128")
     return made

@@ -41,10 +41,11 @@ def version(package: str) -> str:
         return "none"
 
 
-def parser(name: str, text: str, examples: str) -> argparse.ArgumentParser:
-    """A command's parser, with examples at the end of its help."""
+def parser(name: str, text: str, examples: str, usage: str) -> argparse.ArgumentParser:
+    """A command's parser, with what it needs at the head of its help and examples at the end."""
     made = argparse.ArgumentParser(
         prog=f"drrlib {name}",
+        usage=f"drrlib {name} {usage}",
         description=text,
         epilog=f"examples:\n{examples.strip(chr(10))}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -51,6 +51,7 @@ def command() -> argparse.ArgumentParser:
         "register",
         "Finds where an X-ray image was taken: the pose of the C-arm about a CT.",
         _EXAMPLES,
+        "CT XRAY [XRAY ...] [-o FILE ...] [--report FILE] [options]",
     )
     add_ct(made)
     add_xrays(made)

@@ -36,7 +36,12 @@ _OF_A_POSE = (*_ANGLES, *_SHIFTS, "sdd", "sod", "size", "pixels", "flipped")
 
 
 def command() -> argparse.ArgumentParser:
-    made = parser("render", "Renders a CT as an X-ray image (a DRR) and writes it.", _EXAMPLES)
+    made = parser(
+        "render",
+        "Renders a CT as an X-ray image (a DRR) and writes it.",
+        _EXAMPLES,
+        "CT -o FILE [-o FILE ...] [options]",
+    )
     add_ct(made)
     made.add_argument(
         "-o",

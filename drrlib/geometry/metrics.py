@@ -109,6 +109,7 @@ def mrpd(
     pose, true_pose = _poses(pose, true_pose)
     points = _points(points).to(pose)
     seen, found = (transform_points(inverse(x), points) for x in (true_pose, pose))
+    seen, found = torch.broadcast_tensors(seen, found)
     # found x (seen - found) is found x seen, but exactly 0 for the true pose.
     across = torch.linalg.cross(found, seen - found).norm(dim=-1) / found.norm(dim=-1)
     return across.masked_fill(found[..., 2] <= 0, torch.inf).mean(dim=-1)

@@ -1,19 +1,25 @@
 """Files in and out.
 
-| what | read as | refused or said |
+| what | read as | refused, with the reason |
 |---|---|---|
-| CT slices, one file each | `read_ct_series` | uneven (see `resample=`) positions, damage, maps |
-| several stacks in one series | listed; `part=` picks one | never mixed |
-| enhanced and legacy converted CT | `read_ct_series` | frames without a place; maps |
+| CT slices, one file each | `read_ct_series` | uneven without `resample=`; missing, double, cut |
+| ... their values | HU by slope and intercept | damaged, overlay bits, signed as unsigned |
+| several stacks in one series | listed; `part=` picks one | never mixed; tags or the clock tell |
+| enhanced and legacy converted CT | `read_ct_series` | frames without a place |
+| CT maps, secondary captures | not | no Hounsfield units |
 | NIfTI (.nii, .nii.gz, .hdr with .img) | `read_nifti` | 4D, colour, no sform or qform |
 | MetaImage, NRRD (extra "formats") | `read_metaimage_nrrd` | 4D, several values per voxel |
 | CT localizer | `read_localizer` | tilted gantry, lengths or angles that are missing |
-| X-ray image, DICOM or picture | `read_xray` | unknown lengths, colour, nothing open |
+| X-ray image: XA, RF, DX, CR, enhanced | `read_xray` | lengths missing, colour, constant |
+| X-ray picture: PNG, TIFF, JPEG, .npy | `read_xray(carm=)` | colour, no `carm`, NaN, negative |
+| X-ray header, functional groups too | `carm_from_dicom`, `start_...` | lacking tags, by name |
 | TIFF stack; mesh (extra "mesh") | `read_tiff_stack`, `read_mesh` | no spacing; not closed |
-| calibration | `read_mayacam`, `read_rtk_geometry` | matrices that are none |
+| calibration | `read_mayacam`, `read_rtk_geometry` | other files, matrices that are none |
+| K with R and t; 3x4 of any sign | `calibration_from_krt`, `..._from_matrix` | skew, rank below 3 |
+| compressed pixels | with pylibjpeg | no decoder, or another size than announced |
 | written: CT, X-ray | `write_ct_series`, `write_xray`, `write_drr` | what a format cannot hold |
 | archives, DICOMDIR, folders of volumes | not | the message says what to pass |
-| MR, PET, ultrasound, RT objects, screen shots | not | no Hounsfield units |
+| MR, PET, ultrasound, RT objects, colour | not | no Hounsfield units |
 
 Where nothing is near air (-1000 HU), or the borders are one other value, a warning says so. No
 message shows data of a patient; files are named by their names.

@@ -3,13 +3,16 @@
 Three operators, known to `torch.library`, so that `torch.compile` and CUDA graphs take them as
 they are. (A compiled function is cut in two where the volume is asked whether it has changed;
 `Grid.freeze` leaves the question out, and then `fullgraph=True` goes through.) Kernels run on the
-device of their tensors and on its current stream. Triton is first imported by the first launch.
+device of their tensors and on its current stream. Triton is first imported where a volume on a
+CUDA device asks for a backend.
 With TRITON_INTERPRET=1 the same kernels take CPU tensors, slowly, for tests.
 """
 
+import functools
 import importlib.util
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable
 
@@ -25,17 +28,73 @@ from drrlib.projectors.grid import MOST_VOXELS, Grid
 _PART = 0.5
 _SMALL = 2**26  # [bytes] that are never worth the question how much is free
 _OLDEST = (7, 5)
+_TRITON = (3, 3)  # the first whose compiler takes tuples of tensors as the kernels pass them
 
 
 def available(device: torch.device) -> str | None:
-    """Why kernels cannot run on this device; None where they can."""
+    """Why kernels cannot run on this device; None where they can, as far as versions tell."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (pip install triton; Linux only)"
-    if device.type != "cuda" and not interpreted():
-        return f"the volume is on {device}: move it with volume.to('cuda')"
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST:
+    if device.type != "cuda":
+        move = f"the volume is on {device}: move it with volume.to('cuda')"
+        return None if interpreted() else move
+    if torch.compiler.is_compiling():
+        return None  # nothing of this can be traced
+    if torch.cuda.get_device_capability(device) < _OLDEST:
         return "Triton needs a GPU of compute capability 7.5 (T4) or later"
-    return None
+    return _old_triton()
+
+
+@functools.cache
+def _old_triton() -> str | None:
+    try:
+        import triton
+    except (ImportError, OSError) as error:
+        return f"Triton cannot be imported ({error}): install it anew"
+    version = tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    if version >= _TRITON:
+        return None
+    return (
+        f"Triton {triton.__version__} cannot compile the kernels: they need Triton 3.3 or later, "
+        "which comes with PyTorch 2.7"
+    )
+
+
+@functools.cache
+def fault(device: torch.device) -> str | None:
+    """What goes wrong on this device with the image of a box, and where to say so; None if nothing.
+
+    Asked once for each device, before "auto" takes the kernels: what a compiler or driver of some
+    other version makes of them is not known.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: not even this fits.
+    """
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            image, sums = march(*_box(device), 16, 16, "siddon", True)
+            slope = cuda_reduce(image, sums)
+            right = bool((image - 2).abs().max() < 1e-4) and bool(torch.isfinite(slope).all())
+        wrong = None if right else "the image of a box is wrong"
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # of any kind: compilers and drivers have their own
+        wrong = f"{type(error).__name__}: {str(error).strip()[:200]}"
+    if wrong is None:
+        return None
+    import triton
+
+    return (
+        f"{wrong} (Triton {triton.__version__}, PyTorch {torch.__version__}, "
+        f"{torch.cuda.get_device_name(device)}); please report this line among drrlib's issues"
+    )
+
+
+def _box(device: torch.device) -> tuple[Grid, Tensor]:
+    """A grid of 1 / mm, and a detector whose rays all go 2 mm through it."""
+    ends = [-5.0, 0.2, 0.3, 6.0, 0.2, 0.3, *[0.0] * 6]
+    grid = Grid(torch.ones(2, 2, 2, device=device), torch.eye(4, dtype=torch.float64))
+    return grid, torch.tensor([ends], dtype=torch.float64).to(device)
 
 
 def interpreted() -> bool:
@@ -267,7 +326,10 @@ def _budget(device: torch.device) -> int:
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    if size <= _SMALL or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    # Neither compiled nor recorded code can ask how much is free.
+    if torch.compiler.is_compiling() or size <= _SMALL:
+        return True
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True
     return size <= _budget(device)
 

@@ -1,5 +1,7 @@
 """Projection of a grid, whatever the backend: checks, choice of backend, autograd."""
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +19,8 @@ BACKENDS = ("auto", "reference", "cpu", "cuda")
 
 def choose_backend(grid: Grid, backend: str = "auto") -> str:
     """The backend that will run: the named one, or for "auto" the fastest that can.
+
+    Where the kernels should run on a GPU and do not, "auto" warns and takes the reference.
 
     Raises:
         ConfigError: an unknown name.
@@ -42,8 +46,24 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
         return backend
     if fits:
         return "cpu"
-    on_gpu = grid.mu.device.type == "cuda" and cuda.available(grid.mu.device) is None
-    return "cuda" if on_gpu and grid.mu.dtype != torch.float64 else "reference"
+    if grid.mu.device.type != "cuda" or grid.mu.dtype == torch.float64:
+        return "reference"
+    return _on_gpu(grid.mu.device)
+
+
+def _on_gpu(device: torch.device) -> str:
+    """What "auto" means there: the kernels, or the reference with a warning that says why."""
+    missing = cuda.available(device)
+    if missing is None and not torch.compiler.is_compiling():
+        missing = cuda.fault(device)
+    if missing is None:
+        return "cuda"
+    warnings.warn(
+        f"the CUDA kernels do not run on {device}, and the PyTorch reference takes their place, "
+        f"which is slow: {missing}",
+        stacklevel=4,
+    )
+    return "reference"
 
 
 def project(
@@ -202,9 +222,10 @@ def endpoint_gradients(
 
     Raises:
         ShapeError: a stack of another number of volumes.
-        BackendError: the named backend cannot run here.
+        BackendError: the named backend cannot run here, or a torch.func transform.
     """
     choice = choose_backend(grid, backend)
+    _check_transforms(grid.mu, frames)
     frames = frames.detach().to(grid.mu.device)
     grid.check_poses(len(frames), several=True)
     if choice == "cuda":
@@ -270,10 +291,12 @@ def _points(method: str, **points: Numbers) -> list[Tensor]:
 
 def _check_transforms(mu: Tensor, frames: Tensor) -> None:
     """Raises BackendError under transforms that do not reach into the kernels."""
-    if torch.compiler.is_compiling():
-        return
-    dual = any(forward_ad.unpack_dual(x).tangent is not None for x in (mu, frames))
-    if dual or torch._C._functorch.peek_interpreter_stack() is not None:
+    # In a form that torch.compile can trace: compiled, derivatives would be zero without a word.
+    inner = torch._C._functorch
+    refused = isinstance(inner.peek_interpreter_stack(), inner.CInterpreter)
+    if not (refused or torch.compiler.is_compiling()):
+        refused = any(forward_ad.unpack_dual(x).tangent is not None for x in (mu, frames))
+    if refused:
         raise BackendError(
             "projectors have no forward-mode derivatives and take no torch.func transforms (vmap, "
             "jacfwd, jacrev, hessian): pass poses as a batch, and use backward or drr.jacobian(eta)"

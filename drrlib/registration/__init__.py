@@ -2,6 +2,7 @@
 
 from drrlib.registration.api import register
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
+from drrlib.registration.everywhere import directions, sweep_everywhere
 from drrlib.registration.evidence import gather
 from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
@@ -29,6 +30,7 @@ __all__ = [
     "arun",
     "descend",
     "descend_together",
+    "directions",
     "gather",
     "join_pixels",
     "level_sight",
@@ -37,4 +39,5 @@ __all__ = [
     "register",
     "spread",
     "sweep",
+    "sweep_everywhere",
 ]

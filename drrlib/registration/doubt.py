@@ -7,7 +7,9 @@ asked for again: from either half of a checkerboard, and from windows of twice t
 that is one Gauss-Newton step from what the last march showed, without another image.
 
 That a length is off, or an edge blurred, looks like another depth and shows in none of these. So
-the depth from one view is never stated more exactly than lengths are known.
+the depth from one view is never stated more exactly than lengths are known. Of one bone or implant
+little but its outline tells depth, by its size: an outline that lies a part of a pixel off all
+around, as a mesh is not quite what was built or metal glares, is another depth.
 """
 
 from collections.abc import Sequence
@@ -19,12 +21,14 @@ from torch import Tensor
 
 from drrlib.optimize import Linear, Sight, covariance, normal_equations, residuals
 from drrlib.similarity import Model
+from drrlib.volume import Volume
 
 _BLOCKS = 5  # of correlated residuals across the image
 _FIELDS = 10  # of the checkerboard across the image
 # Standard deviations of the three, in units of what each shows; fitted on simulated X-ray images.
 _NOISE, _HALVES, _WIDER = 3.0, 1.5, 1.0
 _LENGTHS = 3e-4  # part of a length by which it may be off
+_EDGE = 0.25  # pixels of the finest level by which an outline may be off all around
 
 
 def doubt(
@@ -49,9 +53,16 @@ def doubt(
         drr, depth = sights[0].drr, torch.zeros_like(parameters)
         depth[:, 3:6] = drr.pose(parameters[:, :6])[:, :3, 2].to(depth)
         moves.append(_LENGTHS * float(drr.carm.sod) * depth)
+        if sights[0].only:
+            moves.append(_EDGE * drr.carm.pixel / _radius(drr.volume) * float(drr.carm.sod) * depth)
     for move in moves:
         total = total + move[:, :, None] * move[:, None]
     return total
+
+
+def _radius(volume: Volume) -> float:
+    """Half of the mean edge of the box around a body [mm]."""
+    return 0.5 * float((volume.spacing * volume.spacing.new_tensor(volume.shape)).mean())
 
 
 def _apart(sights, linear) -> Float[Tensor, "m n"]:

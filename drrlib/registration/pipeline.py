@@ -195,13 +195,8 @@ class Registration:
             # A second attempt does not trust the brightest pixels, which metal may be.
             tamed = [_tamed(*x) for x in zip(fixed, weights, strict=True)]
         objective = Objective(levels.sights(0, tamed, weights, window=window), task.loss)
-        size = levels.camera(0, 0)
-        _log.info(
-            "%d rotations, each with all shifts, at %d x %d pixels",
-            plan.rotations * start.shape[1],
-            size.width,
-            size.height,
-        )
+        tried = plan.rotations * start.shape[1]
+        _log.info("%d rotations, each with all shifts, at %s", tried, self._size(0))
         eta, owner, likeness, renders = self._sweep(plan, objective, start, task, window > 0)
         first = self._best(eta, owner, 1 - likeness, count, 1)
         path = [("sweep", eta[first], 1 - likeness[first])]
@@ -220,8 +215,7 @@ class Registration:
         path.append(("coarse", eta[best], loss[best]))
         for level in range(min(1, levels.last), levels.last + 1):
             most, rounds = plan.at(level)
-            size = levels.camera(0, level)
-            _log.info("refining at %d x %d pixels", size.width, size.height)
+            _log.info("refining at %s", self._size(level))
             rows = self._best(eta, owner, loss, count, most)
             one = self._fine(level, fixed, weights, eta[rows], owner[rows], rounds, task, window)
             eta, owner, loss = one.parameters, one.owner, one.misfit
@@ -247,6 +241,10 @@ class Registration:
             ended = coarse[0][coarse[1] == t]
             found.append(self._judged(result, start[t], places, ended, task))
         return found
+
+    def _size(self, level: int) -> str:
+        camera = self.levels.camera(0, level)
+        return f"{camera.width} x {camera.height} pixels"
 
     def _best(self, eta, owner, loss, count: int, most: int) -> Tensor:
         """Rows of the best distinct places of each image, its negative's among them."""

@@ -105,6 +105,17 @@ def test_a_batch_and_its_gradient():
     assert still.grad.isfinite().all()  # the first row is at the truth, where the norm has a kink
 
 
+@pytest.mark.parametrize("measure", [mtre, mrpd, lambda *x: mpd(*x, 1000.0)])
+def test_leading_axes_broadcast(measure):
+    """One pose against several, either way round."""
+    xi = torch.tensor([[0.1, 0.2, 0.3, 1, 2, 3], [0.3, 0.1, 0, 9, 8, 7]], dtype=torch.float64)
+    poses, points = se3.exp(xi), POINTS + torch.tensor([0, 0, 500.0])
+    one = measure(poses[0], poses[1], points)
+    assert one.shape == () and one > 0
+    assert measure(poses[0], poses, points).tolist() == pytest.approx([0, float(one)])
+    assert measure(poses[:1], poses[1], points).tolist() == pytest.approx([float(one)])
+
+
 def test_no_points_are_refused():
     with pytest.raises(ShapeError, match="n >= 1"):
         mtre(torch.eye(4)[None], torch.eye(4)[None], torch.zeros(0, 3))

@@ -423,6 +423,11 @@ def test_second_derivative_raises(backend, loss):
         grid = Grid(mu, affine())
         return loss(project(grid, source, *v.frame[1:], v.height, v.width, backend=backend))
 
+    def march(source):
+        grid = Grid(mu, affine())
+        frames = grid.frames(source, *v.frame[1:])
+        return endpoint_gradients(grid, frames, v.height, v.width, backend=backend)[0].sum()
+
     (slope,) = torch.autograd.grad(energy(source), source, create_graph=True)
     (plain,) = torch.autograd.grad(energy(source), source)
     assert torch.equal(slope, plain)
@@ -431,6 +436,8 @@ def test_second_derivative_raises(backend, loss):
         lambda: torch.autograd.functional.jvp(energy, source, torch.ones_like(source)),
         lambda: torch.autograd.functional.hessian(energy, source),
         lambda: torch.func.jacfwd(energy)(source.detach()),
+        lambda: torch.func.jacfwd(march)(source.detach()),
+        lambda: torch.func.jacrev(march)(source.detach()),
         lambda: torch.func.hessian(energy)(source.detach()),
         lambda: torch.func.vmap(energy)(torch.stack([v.source, v.source])),
     ):

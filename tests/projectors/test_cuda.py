@@ -3,6 +3,7 @@ it, memory, devices. Its values and gradients are judged in test_backends.py."""
 
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -112,7 +113,8 @@ def test_operators_are_what_torch_asks_of_them():
 # By itself: torch.compile cannot trace the wrappers that check shapes in tests.
 COMPILED = """
 import torch
-from drrlib.projectors import Grid, project
+from drrlib.errors import BackendError
+from drrlib.projectors import Grid, cuda, project
 from helpers import affine, interpreted, placed, random_volume, view
 
 mu, v = placed(random_volume((8, 9, 7)), "cuda"), view(0.21, 0.37, (6, 5))
@@ -135,24 +137,33 @@ assert cut
 cut.clear()
 grid = grid.freeze()
 torch._dynamo.reset()
+# As for sums of more than 64 MiB: how much memory is free cannot be asked in a graph.
+cuda._SMALL, cuda._budget = 0, lambda device: torch._dynamo.graph_break() or 2**30
 whole = torch.compile(
     energy, backend="aot_eager" if interpreted() else "inductor", fullgraph=True
 )
 torch.testing.assert_close(whole(source), energy(source), rtol=1e-5, atol=0)
 slopes = [torch.autograd.grad(x(source), source)[0] for x in (whole, energy)]
 torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-9)
-print("agrees", torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0 and not cut)
+unbroken = torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0 and not cut
+refused = 0
+for transform in (torch.func.grad, torch.func.jacfwd, torch.func.vmap):
+    try:
+        torch.compile(lambda x: transform(energy)(x), backend="aot_eager")(source.detach())
+    except BackendError:
+        refused += 1
+print("agrees", refused, unbroken)
 """
 
 
 @triton_runs
 def test_compiled_function_gives_the_same_and_sees_a_changed_volume():
-    """And goes through in one piece with a frozen one."""
+    """And goes through in one piece with a frozen one; torch.func is refused there, too."""
     tests = Path(__file__).resolve().parents[1]
     run = subprocess.run(
         [sys.executable, "-c", COMPILED], cwd=tests, capture_output=True, text=True
     )
-    assert run.stdout.strip() == "agrees True", run.stderr[-3000:]
+    assert run.stdout.strip() == "agrees 3 True", run.stderr[-3000:]
 
 
 @triton_runs
@@ -300,6 +311,80 @@ def test_named_backend_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendError, match="not installed"):
         choose_backend(grid, "cuda")
+
+
+class _Elsewhere:
+    """Stands in for a float32 volume on a GPU that is not here."""
+
+    device, dtype = torch.device("cuda", 0), torch.float32
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU as far as its name and age go; and a grid there."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU of tests")
+    answers = cuda._old_triton, cuda.fault
+    for kept in answers:
+        kept.cache_clear()
+    grid = Grid(random_volume(), affine())
+    grid.mu = _Elsewhere()
+    yield grid
+    for kept in answers:
+        kept.cache_clear()
+
+
+def _triton(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(__version__=version))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+
+
+@pytest.mark.parametrize("version, takes", [("3.2.0", False), ("3.3.0", True), ("3.10.1+x", True)])
+def test_an_old_triton_is_named(monkeypatch, gpu, version, takes):
+    _triton(monkeypatch, version)
+    monkeypatch.setattr(cuda, "fault", lambda device: None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert choose_backend(gpu) == ("cuda" if takes else "reference")
+    assert len(said) == (not takes)
+    if not takes:
+        assert "Triton 3.2.0 cannot compile" in str(said[0].message)
+        with pytest.raises(BackendError, match=r"need Triton 3\.3"):
+            choose_backend(gpu, "cuda")
+
+
+@pytest.mark.parametrize("failure", ["compiler", "numbers", "memory"])
+def test_auto_takes_the_reference_where_the_kernels_fail(monkeypatch, gpu, failure):
+    """And says what to report; a backend that was named is not tried out."""
+    _triton(monkeypatch, "3.3.0")
+    failures = dict(compiler=ValueError("no such opcode"), memory=torch.cuda.OutOfMemoryError("x"))
+    asked = []
+
+    def march(grid, frames, height, width, *options):
+        asked.append(options)
+        if failure in failures:
+            raise failures[failure]
+        return torch.ones(1, height, width), torch.ones(1, height, width, 6)
+
+    monkeypatch.setattr(cuda, "march", march)
+    monkeypatch.setattr(cuda, "cuda_reduce", lambda image, sums: torch.ones(1, 12))
+    monkeypatch.setattr(cuda, "_box", lambda device: (Grid(torch.ones(2, 2, 2), affine()), None))
+    if failure == "memory":
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            choose_backend(gpu)
+        return
+    with pytest.warns(UserWarning, match="please report") as said:
+        assert choose_backend(gpu) == choose_backend(gpu) == "reference"
+    words = {"compiler": "ValueError: no such opcode", "numbers": "the image of a box is wrong"}
+    assert words[failure] in str(said[0].message) and "a GPU of tests" in str(said[0].message)
+    assert len(asked) == 1 and choose_backend(gpu, "cuda") == "cuda"
+
+
+@triton_runs
+def test_the_box_that_is_tried_out_is_right():
+    cuda.fault.cache_clear()
+    assert cuda.fault(placed(torch.zeros(1), "cuda").device) is None
 
 
 def test_half_volumes_render_without_a_gpu():

@@ -13,6 +13,8 @@ from drrlib.lab.phantoms import skull
 from drrlib.optimize import Objective, Sight
 from drrlib.registration import PRESETS, Levels, register
 from drrlib.registration.cut import Beyond, continued
+from drrlib.registration.doubt import doubt
+from drrlib.similarity import Model
 from drrlib.view import View
 from drrlib.volume import Volume
 
@@ -166,3 +168,18 @@ def test_the_limit_of_an_image_keeps_its_derivatives():
     assert (
         one.jacobian[..., 4] - difference.flatten(1)
     ).abs().max() < 0.05 * difference.abs().max()
+
+
+def test_depth_of_one_bone_in_one_view_is_its_size():
+    """Half of a pixel all around is centimetres of depth far from the source, and is stated."""
+    carm = CArm.square(1020.0, 700.0, 64, 200.0)
+    drr, eta = DRR(_bone(1), carm, method="joseph"), ETA[None]
+    stated = []
+    for only in (False, True):
+        objective = Objective([Sight(drr, drr.at(eta), grey=Model(window=2.5), only=only)])
+        covariance = doubt(objective.sights, objective.linearize(eta), eta)[0]
+        way = carm.pose(ETA, drr.volume.center)[:3, 2].double()
+        stated.append(float((way @ covariance[3:, 3:] @ way).sqrt()))
+    size = 1.8 * (24 + 24 + 40) / 6  # half of the mean edge [mm]
+    assert stated[1] == pytest.approx(0.25 * carm.pixel / size * 700, rel=0.2) and stated[1] > 7
+    assert stated[0] < 0.2 * stated[1]
