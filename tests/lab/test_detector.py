@@ -31,6 +31,7 @@ from drrlib.lab.detector import (
     wire,
     write_letters,
 )
+from drrlib.lab.detector.looks import exposed_photons
 from drrlib.volume import MU_WATER, Volume
 from helpers import affine, worst
 
@@ -281,6 +282,22 @@ def test_collimators_letters_and_metal_lie_where_they_are_drawn():
     assert float(thick.sum()) * 4 / iron == pytest.approx(volume, rel=0.01)
 
 
+def test_exposure_is_controlled_behind_the_body(drr):
+    """A hundred rays through air and a hundred of the body, a fifth of which lets 0.01 through."""
+    passed = torch.cat([torch.ones(100), torch.full((80,), 0.1), torch.full((20,), 0.01)]).double()
+    image = -passed.log().reshape(1, 1, 10, 20)
+    assert 500 / 0.1 <= exposed_photons(image, 500.0) <= 500 / 0.01
+    thick = exposed_photons(image + 1.0, 500.0) / exposed_photons(image, 500.0)
+    assert thick > 1
+    dice = torch.Generator().manual_seed(0)
+    parts, pose = two_materials(drr), drr.pose(POSES[:1])
+    grainy, smooth = (
+        acquire(parts, pose, dice.manual_seed(0), exposed=n) - acquire(parts, pose, dice)
+        for n in (100.0, 10000.0)
+    )
+    assert 5 < float(grainy.std() / smooth.std()) < 20
+
+
 def test_join_adds_intensities():
     image = _image(size=(4, 6))
     joined = join(image, 2)
@@ -323,6 +340,8 @@ def test_effects_that_make_no_sense_are_refused(drr, tmp_path):
         Effects(presented=1.0, equalised=True)
     with pytest.raises(ConfigError, match="for the eye"):
         Effects(letters=True)
+    with pytest.raises(ConfigError, match="photons and exposed"):
+        Effects(photons=1.0, exposed=1.0)
     for name, image in (("x.jpg", torch.zeros(4, 4)), ("x.png", torch.zeros(2, 4, 4))):
         with pytest.raises(ConfigError, match="expected one image"):
             save_picture(tmp_path / name, image)

@@ -42,6 +42,8 @@ class Effects:
         scatter: Median scatter-to-primary ratio, spread over a fourth of the detector's width.
         unsharp: Standard deviation of the detector's blur [pixels].
         photons: Per pixel of the open beam.
+        exposed: Photons that reach a pixel behind the densest fifth of the body, which an automatic
+            exposure control sees to; instead of `photons`.
         curve: c of the grey map (1 - exp(-c x)) / c, as of a display or an unknown preprocessing.
         scale, offset: Of the grey values.
         presented: Strength of `present`, whose values 0 to 4095 it returns.
@@ -50,7 +52,8 @@ class Effects:
             image that is presented or equalised.
 
     Raises:
-        ConfigError: one of the last three without a presented or equalised image, or both of these.
+        ConfigError: one of the last three without a presented or equalised image, or both of these;
+            photons and exposed.
     """
 
     kvp: float = 0.0
@@ -61,6 +64,7 @@ class Effects:
     scatter: float = 0.0
     unsharp: float = 0.0
     photons: float = 0.0
+    exposed: float = 0.0
     curve: float = 0.0
     scale: float = 1.0
     offset: float = 0.0
@@ -73,6 +77,8 @@ class Effects:
     def __post_init__(self):
         if self.presented and self.equalised:
             raise ConfigError("an image is presented and equalised; expected one of the two")
+        if self.photons and self.exposed:
+            raise ConfigError("got photons and exposed; expected one of the two")
         if (self.blades or self.letters or self.negative) and not self.shown:
             raise ConfigError(
                 "blades, letters and negative are of an image for the eye; add presented=1.0"
@@ -86,7 +92,7 @@ class Effects:
 
 EFFECTS = tuple(field.name for field in dataclasses.fields(Effects))
 
-_DETECTOR = dict(kvp=90.0, scatter=0.8, unsharp=0.5, photons=40000.0)
+_DETECTOR = dict(kvp=90.0, scatter=0.8, unsharp=0.5, exposed=800.0)
 # Effects by the name of a look, from kind to cruel.
 LOOKS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -162,9 +168,20 @@ def _detected(image: Tensor, dice: torch.Generator, has: Effects) -> Tensor:
         image = add_scatter(image, has.scatter, image.shape[-1] / 4)
     if has.unsharp:
         image = blur(image, has.unsharp)
-    if has.photons:
-        image = quantum_noise(image, has.photons, dice)
+    photons = has.photons or (has.exposed and exposed_photons(image, has.exposed))
+    if photons:
+        image = quantum_noise(image, photons, dice)
     return saturate(image) if has.rod or has.wire or has.screw else image
+
+
+def exposed_photons(image: Float[Tensor, "1 1 height width"], behind: float) -> float:
+    """Photons of the open beam, of which so many reach a pixel behind the densest fifth.
+
+    The body is where less than 0.6 of the beam comes through; all of the image if it does nowhere.
+    """
+    passed = torch.exp(-image.detach()).flatten()
+    body = passed[passed < 0.6]
+    return behind / float((body if len(body) else passed).quantile(0.2))
 
 
 def _shown(image: Tensor, pixel: float, dice: torch.Generator, has: Effects) -> Tensor:
