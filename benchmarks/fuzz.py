@@ -334,6 +334,8 @@ def run(name: str, trials: int, stop: float, seed: int, trial) -> int:
         if time.process_time() - began > SLOW:
             found = f"slow: {time.process_time() - began:.0f} s; {found or ''}"
         done += 1
+        if done % 2000 == 0:
+            print(f"{name}: {done} so far", flush=True)
         if found and wrong.setdefault(found[:60], k) == k:
             print(f"{name} {k}: {found}", flush=True)
     print(f"{name}: {done} of {trials} trials, {len(wrong)} kinds of raw errors", flush=True)
