@@ -4,6 +4,7 @@ SHELL := /bin/bash
 ENV := tools/env.sh
 PROFILE ?= quick
 ARGS ?=
+TWO := -n 2 --dist loadfile
 
 # Real image series are read from DRRLIB_DATA; a folder beside the checkout is used unasked.
 ifndef DRRLIB_DATA
@@ -51,13 +52,13 @@ docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(ENV) python -m mkdocs build --strict
 	@echo "site/index.html"
 
-# Every step runs, whatever the others say; any failure makes the whole fail. The notebooks are
-# compared without a GPU, as their stored outputs were made.
+# Every step runs, whatever the others say; any failure makes the whole fail. Two files at a time.
+# The notebooks are compared without a GPU, as their stored outputs were made.
 test: setup
 	@status=0; failed() { status=1; echo "make test: $$1 failed" >&2; }; \
 	$(MAKE) --no-print-directory lint || failed "ruff"; \
-	$(ENV) python -m pytest --durations=15 || failed "pytest tests"; \
-	CUDA_VISIBLE_DEVICES= $(ENV) python -m pytest --nbval-lax --nbval-current-env notebooks \
+	$(ENV) python -m pytest $(TWO) --durations=15 || failed "pytest tests"; \
+	CUDA_VISIBLE_DEVICES= $(ENV) python -m pytest $(TWO) --nbval-lax --nbval-current-env notebooks \
 		|| failed "pytest notebooks"; \
 	exit $$status
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.geometry import ScanProjection
 from drrlib.optimize import Linear, Sight, covariance, normal_equations, residuals
 from drrlib.similarity import Model
 from drrlib.volume import Volume
@@ -27,7 +28,9 @@ _BLOCKS = 5  # of correlated residuals across the image
 _FIELDS = 10  # of the checkerboard across the image
 # Standard deviations of the three, in units of what each shows; fitted on simulated X-ray images.
 _NOISE, _HALVES, _WIDER = 3.0, 1.5, 1.0
-_LENGTHS = 3e-4  # part of a length by which it may be off
+# Part of a length by which it may be off. A CT localizer's pixels are those of its reconstruction:
+# 1 % off what its header states in the one that was measured (notebook 10).
+_LENGTHS, _LENGTHS_OF_SCAN = 3e-4, 1e-2
 _EDGE = 0.25  # pixels of the finest level by which an outline may be off all around
 
 
@@ -52,7 +55,8 @@ def doubt(
     if len(sights) == 1:
         drr, depth = sights[0].drr, torch.zeros_like(parameters)
         depth[:, 3:6] = drr.pose(parameters[:, :6])[:, :3, 2].to(depth)
-        moves.append(_LENGTHS * float(drr.carm.sod) * depth)
+        off = _LENGTHS_OF_SCAN if isinstance(drr.carm, ScanProjection) else _LENGTHS
+        moves.append(off * float(drr.carm.sod) * depth)
         if sights[0].only:
             moves.append(_EDGE * drr.carm.pixel / _radius(drr.volume) * float(drr.carm.sod) * depth)
     for move in moves:

@@ -169,3 +169,19 @@ def test_bars_of_shards_stand_where_the_log_says(axes):
     bars = [(b.get_x(), b.get_width(), round(b.get_y() + b.get_height() / 2)) for b in axes.patches]
     assert bars == [(0.0, 1.5, 0), (0.5, 2.5, 1), (2.0, 0.5, 0)]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["w2", "w1"]
+
+
+def test_stated_against_true_has_a_point_for_each_trial(axes):
+    trials = pd.DataFrame({
+        "look": ["a", "a", "a", "b"], "mtre_mm": [0.1, 0.3, 5.0, 0.5],
+        "target_sd_mm": [0.2, 0.2, 2.0, 0.1], "converged": [True, True, False, True],
+    })  # fmt: skip
+    figures.draw_stated(axes, trials, "look")
+    marks = [x for x in axes.lines if x.get_marker() in "ox" and len(x.get_xdata())]
+    drawn = sorted((x.get_marker(), *xy) for x in marks for xy in x.get_xydata().tolist())
+    assert drawn == [("o", 0.1, 0.5), ("o", 0.2, 0.1), ("o", 0.2, 0.3), ("x", 2.0, 5.0)]
+    axes.clear()
+    figures.draw_ratios(axes, trials, "look")
+    steps = axes.lines[0]
+    assert steps.get_xdata().tolist() == pytest.approx([0.5, 1.5])
+    assert steps.get_ydata().tolist() == [0.5, 1.0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drrlib.drr import DRR
-from drrlib.geometry import CArm
+from drrlib.geometry import CArm, ScanProjection
 from drrlib.lab.phantoms import skull
 from drrlib.optimize import Objective, Sight, covariance
 from drrlib.registration.doubt import doubt
@@ -40,6 +40,12 @@ def test_a_perfect_image_leaves_what_lengths_leave(drr):
     view = drr.pose(ETA)[0, :3, 2]
     assert float(view @ found[0, 3:, 3:] @ view) == pytest.approx(0.21**2, rel=0.01)
     assert _size(doubt(2 * sights, 2 * linear, ETA)) < 1e-3
+
+
+def test_a_localizer_s_lengths_are_known_to_one_in_a_hundred(drr):
+    scan = DRR(drr.volume, ScanProjection(1040.0, 570.0, 60, 52, 4.0, 4.0), method="joseph")
+    sights, linear = _sights(scan, scan.at(ETA))
+    assert _size(doubt(sights, linear, ETA)) == pytest.approx(5.7, rel=0.01)
 
 
 def test_it_is_more_than_noise_and_sees_what_moves_a_part(drr):

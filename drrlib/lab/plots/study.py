@@ -221,6 +221,38 @@ def draw_rate_map(axes: Axes, table: pd.DataFrame, rows: str, columns: str) -> N
     axes.tick_params(length=0)
 
 
+def draw_stated(axes: Axes, trials: pd.DataFrame, label: str) -> None:
+    """True error over the stated deviation, a point for each trial: a cross where it doubts.
+
+    Lines: the error is one deviation, two of them (dashed), and 1 mm (dotted). The trials need
+    columns mtre_mm, target_sd_mm and converged.
+    """
+    for k, (name, part) in enumerate(trials.groupby(label, sort=False)):
+        for sure, mark in ((True, "o"), (False, "x")):
+            these = part[part["converged"] == sure]
+            look = dict(ms=3, color=f"C{k}", label=name if sure else None)
+            axes.loglog(these["target_sd_mm"], these["mtre_mm"], mark, **look)
+    span = np.array([trials["target_sd_mm"].min() / 1.5, trials["target_sd_mm"].max() * 1.5])
+    for times, style in ((1, "-"), (2, "--")):
+        axes.plot(span, times * span, style, color="0.5", lw=0.8)
+    axes.axhline(1, color=RED, lw=0.6, ls=":")
+    axes.set(xlabel="stated deviation [mm]", ylabel="true error, mTRE [mm]", xlim=span)
+    axes.legend(title="o converged, x doubtful", fontsize=6, title_fontsize=6)
+
+
+def draw_ratios(axes: Axes, trials: pd.DataFrame, label: str) -> None:
+    """Part of the converged trials whose true error is below so many stated deviations."""
+    for k, (_, part) in enumerate(trials.groupby(label, sort=False)):
+        sure = part[part["converged"].astype(bool)]
+        ratio = np.sort(sure["mtre_mm"] / sure["target_sd_mm"])
+        axes.step(
+            ratio, np.arange(1, len(ratio) + 1) / max(1, len(ratio)), color=f"C{k}", where="post"
+        )
+    for times, style in ((1, "-"), (2, "--")):
+        axes.axvline(times, color="0.5", lw=0.8, ls=style)
+    axes.set(xlabel="true error / stated deviation", ylabel="part of the results", xlim=(0, 3))
+
+
 def _numbers(axes: Axes, grid: pd.DataFrame, digits: str, dark: Callable, **look) -> None:
     """Every value in its field, white where that is dark."""
     look |= dict(ha="center", va="center")
