@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
-from drrlib.drr import DRR
+from drrlib.drr import DRR, limited
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm, Geometry, inverse
 from drrlib.registration.cut import Beyond, Covered, continued
@@ -84,11 +84,14 @@ def _small(view: View) -> View:
 def _of_view(result, view: View, volume: Volume, pose: Tensor, around: Volume | None) -> Evidence:
     with torch.no_grad():
         drr = DRR(volume, view.carm, method="joseph")
-        shown = drr(pose).double().cpu()  # [1, height, width]
+        shown = drr(pose)  # [1, height, width]
+        if view.most is not None:
+            shown = limited(shown, view.most)
         fixed = -view.image if result.inverted else view.image
         weights = torch.ones_like(fixed) if view.weights is None else view.weights
         if around is not None or result.only:
-            weights = weights * _left(result, drr, around, view.carm, pose)
+            weights = weights * _left(result, around, view.carm, pose, shown)
+        shown = shown.double().cpu()
         compared, against = fixed[None], shown
         if result.window:
             window = result.window * max(1.0, min(fixed.shape) / 256)
@@ -122,11 +125,11 @@ def _around(counts: np.ndarray) -> tuple[slice, slice]:
     return tuple(spans)
 
 
-def _left(result, drr: DRR, around: Volume | None, carm: Geometry, pose: Tensor) -> Tensor:
+def _left(result, around: Volume | None, carm: Geometry, pose: Tensor, shown: Tensor) -> Tensor:
     """What rays keep of their weight beyond the CT, or beside the bone, [height, width]."""
     beyond = None if around is None else Beyond(DRR(around, carm, method="joseph"), carm)
-    seen = Covered(drr, carm, beyond) if result.only else beyond
-    return seen(pose[None])[0, 0].double().cpu()
+    seen = Covered(beyond) if result.only else beyond
+    return seen(pose[None], shown[None])[0, 0].double().cpu()
 
 
 def _weighted(image: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
