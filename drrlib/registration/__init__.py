@@ -1,13 +1,14 @@
 """From X-ray images and a CT to a pose that is judged; starts from landmarks."""
 
 from drrlib.registration.api import register
+from drrlib.registration.candidates import EVERYWHERE
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
-from drrlib.registration.everywhere import directions, sweep_everywhere
+from drrlib.registration.everywhere import sweep_everywhere
 from drrlib.registration.evidence import gather
 from drrlib.registration.landmarks import arun
 from drrlib.registration.levels import Levels, join_pixels, level_sight
 from drrlib.registration.picked import pnp
-from drrlib.registration.pipeline import EVERYWHERE, RANGE, Registration
+from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import PRESETS, Preset
 from drrlib.registration.report import REPORTS
 from drrlib.registration.result import Comparison, RegistrationResult
@@ -30,7 +31,6 @@ __all__ = [
     "arun",
     "descend",
     "descend_together",
-    "directions",
     "gather",
     "join_pixels",
     "level_sight",

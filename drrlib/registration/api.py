@@ -11,10 +11,11 @@ from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError
 from drrlib.geometry import BEHIND, CArm, depth, inverse
 from drrlib.optimize import Objective, covariance, normal_equations
+from drrlib.registration.candidates import EVERYWHERE
 from drrlib.registration.descent import PAPER, descend
 from drrlib.registration.judge import hold
 from drrlib.registration.levels import level_sight
-from drrlib.registration.pipeline import EVERYWHERE, RANGE, Registration
+from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.view import View, check_images, check_starts

@@ -9,13 +9,13 @@ import math
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from drrlib.geometry import CArm, rigid, so3_exp
 from drrlib.optimize import Sight
-from drrlib.registration.sweep import Sweep, Wide, compared, correlate, shown
+from drrlib.registration.sweep import Sweep, Wide, compared, correlate, gathered, shown, spectra
 
 TURNS = 24  # of the X-ray image; a pose is at most 7.5 deg off one of them
 _AT_ONCE = 500_000  # pixels whose spectra are held at once
@@ -70,16 +70,13 @@ def sweep_everywhere(
     square = replace(carm, height=side, width=side, delx=pitch, dely=pitch, x0=0.0, y0=0.0)
     seen = None if sight.seen is None else sight.seen.with_carm(square)
     cost, at_once = side**2 / (carm.height * carm.width), max(1, _AT_ONCE // side**2)
-    wide, tried = Wide(sight.drr.with_carm(square), seen, [pad, pad], cost, at_once), []
+    wide, found = Wide(sight.drr.with_carm(square), seen, [pad, pad], cost, at_once), []
     for t, eta in enumerate(start):
         pictures = turned(sight, t, size, pitch)
         source = middle + eta[3:] + (depth - float(carm.sod))[:, None] * axes[:, :, 2]
         poses = rigid(axes, source)
-        found = [_best(sight, pictures, wide, part, inverted) for part in poses.split(at_once)]
-        tried.append([torch.cat([x[k] for x in found], dim=1).flatten(0, 1) for k in (0, 1)])
-    eta, likeness = (torch.stack([one[k] for one in tried]) for k in (0, 1))
-    negative = (torch.arange(eta.shape[1]) >= n).expand_as(likeness)
-    return Sweep(eta, likeness, negative, len(start) * n * cost)
+        found.append([_best(sight, pictures, wide, x, inverted) for x in poses.split(at_once)])
+    return gathered(found, cost)
 
 
 def turned(
@@ -113,28 +110,24 @@ def _turns(carm: CArm) -> Float[Tensor, "k 2 2"]:
 def _best(sight: Sight, pictures, wide: Wide, pose, inverted: bool):
     """For each sign and direction: eta at the best turn and shift, and its likeness."""
     moving, left = shown(sight, wide, pose)
-    signs = (1, -1)[: 1 + inverted]
-    best = [(torch.full((len(pose),), -math.inf), torch.zeros(len(pose), 3)) for _ in signs]
-    for k, (image, weights) in enumerate(zip(*(x.to(moving) for x in pictures), strict=True)):
-        likeness = correlate(image, weights, moving, left, of_one=sight.only).cpu()
-        for i, sign in enumerate(signs):
-            value, place = (sign * likeness).flatten(1).max(dim=1)
-            row, column = place // likeness.shape[2], place % likeness.shape[2]
-            where = torch.stack(
-                [torch.full_like(row, k), row - wide.pad[0], column - wide.pad[1]], dim=1
-            )
-            better = value > best[i][0]
-            best[i] = (
-                torch.where(better, value, best[i][0]),
-                torch.where(better[:, None], where.to(best[i][1]), best[i][1]),
-            )
-    found = [(_placed(sight, wide, pose, where), value.double()) for value, where in best]
-    return tuple(torch.stack(x) for x in zip(*found, strict=True))
+    seen, images = spectra(moving, left), [x.to(moving) for x in pictures]
+    signs = moving.new_tensor([1, -1][: 1 + inverted])[:, None, None, None]
+    best, where = moving.new_full((len(signs), len(pose)), -math.inf), None
+    for k, (image, weights) in enumerate(zip(*images, strict=True)):
+        likeness = signs * correlate(image, weights, seen, of_one=sight.only)
+        value, place = likeness.flatten(2).max(dim=2)
+        row, column = place // likeness.shape[3], place % likeness.shape[3]
+        here = [torch.full_like(row, k), row - wide.pad[0], column - wide.pad[1]]
+        here = torch.stack(here, dim=2)
+        where = here if where is None else torch.where((value > best)[..., None], here, where)
+        best = torch.maximum(best, value)
+    eta = torch.stack([_placed(sight, wide, pose, one) for one in where.cpu()])
+    return eta, best.double().cpu()
 
 
-def _placed(sight: Sight, wide: Wide, pose, where: Float[Tensor, "m 3"]) -> Float[Tensor, "m 6"]:
+def _placed(sight: Sight, wide: Wide, pose, where: Int[Tensor, "m 3"]) -> Float[Tensor, "m 6"]:
     """eta of poses that are turned and shifted; where: turn, rows, columns of the wide detector."""
-    carm, which = sight.drr.carm, where[:, 0].long()
+    carm, which = sight.drr.carm, where[:, 0]
     roll = torch.zeros(len(pose), 3, dtype=torch.float64)
     roll[:, 2] = which * (2 * math.pi / TURNS)
     rolled = pose.clone()

@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.optimize import Objective
+from drrlib.registration.candidates import look_around, most_alike
 from drrlib.registration.levels import Levels
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import descend_together, refine
-from drrlib.registration.sweep import spread, sweep
 from drrlib.similarity import Model, zncc
 
 # So many times the misfit of the other reading: at the mirrored pose, and after a sweep.
@@ -147,7 +147,7 @@ def mistaken(
     """
     trial = _Trial(levels, plan, images, weights, found.inverted)
     given, clearly = found.eta[None], CLEARLY
-    tried = [(MIRRORED, trial.mirrored(found.pose))]
+    tried = [(MIRRORED, trial.reflected(found.pose))]
     shown = trial.times(given, tried, _FEW)
     if shown.times[1] > 1 / CLEARLY:  # not clearly worse
         shown = trial.times(given, tried)
@@ -182,7 +182,7 @@ class _Trial:
         self.images, self.weights = [-x if inverted else x for x in seen], weights
         self.carm, self.center = levels.cameras[0], levels.center
 
-    def mirrored(self, pose: Tensor) -> Float[Tensor, "1 6"]:
+    def reflected(self, pose: Tensor) -> Float[Tensor, "1 6"]:
         return self.carm.eta(mirrored_pose(pose, self.center), self.center)[None]
 
     def objective(self, readings: Sequence[Reading]) -> Objective:
@@ -224,18 +224,13 @@ class _Trial:
             counts = all(bool((x >= 0).all()) for x in self.images)
             readings.append(COUNTS if counts else NEGATIVE)
         objective, plan = self.objective(readings), self.plan
-        moves = spread(max(1, plan.rotations // _PART), *search, plan.seed)
-        tries = [
-            sweep(objective.sights[0], x.expand(len(readings), 6), moves, search[1]) for x in start
-        ]
-        eta, likeness = (torch.cat([getattr(x, n) for x in tries], 1) for n in ("eta", "likeness"))
-        kept = min(max(1, plan.kept // _PART), likeness.shape[1])
-        best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
-        rows = torch.arange(len(readings))[:, None]
-        owner = rows.expand_as(best).flatten()
-        eta, _ = descend_together(
-            objective, eta[rows, best].flatten(0, 1), owner, plan.rates, max(1, plan.steps // _PART)
+        rotations, kept, steps = (
+            max(1, n // _PART) for n in (plan.rotations, plan.kept, plan.steps)
         )
-        self.renders += objective.renders + sum(x.renders for x in tries)
+        around = start.expand(len(readings), -1, 6)
+        tried = look_around(objective.sights[0], around, rotations, search, plan.seed)
+        eta, owner, _ = most_alike(tried, kept)
+        eta, _ = descend_together(objective, eta, owner, plan.rates, steps)
+        self.renders += objective.renders + tried.renders
         found = [(reading, eta[owner == k]) for k, reading in enumerate(readings)]
         return found + [(NEGATIVE, eta[owner == 2])] * (readings[-1] is COUNTS)

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import CArm, Geometry, mtre
+from drrlib.geometry import Geometry, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
+from drrlib.registration.candidates import candidates
 from drrlib.registration.doubt import doubt
-from drrlib.registration.everywhere import sweep_everywhere
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import Levels
 from drrlib.registration.mistaken import mistaken
@@ -47,7 +47,6 @@ from drrlib.registration.stages import (
     refine_by_descent,
     search_coarsely,
 )
-from drrlib.registration.sweep import settle_depths, spread, sweep
 from drrlib.registration.task import Task, check_pictures, check_ranges
 from drrlib.similarity import Model, check_falls, get_loss
 from drrlib.volume import Volume
@@ -55,12 +54,8 @@ from drrlib.volume import Volume
 _log = logging.getLogger("drrlib.registration")  # a line for each stage, for who listens
 
 RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, mm]
-EVERYWHERE = (math.pi, 100.0)  # where no start is known
-# Directions of view for each rotation of a preset, and candidates for each it keeps, everywhere.
-_DIRECTIONS, _CANDIDATES = 2, 2
 # Steps below these end a level, and the finest level [rad, mm].
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
-_DEEPER = 4  # times the candidates whose depth is settled by the other views
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
 # Where the finest level has fewer pixels across, images are fitted without a smooth field, which
@@ -197,7 +192,8 @@ class Registration:
         objective = Objective(levels.sights(0, tamed, weights, window=window), task.loss)
         tried = plan.rotations * start.shape[1]
         _log.info("%d rotations, each with all shifts, at %s", tried, self._size(0))
-        eta, owner, likeness, renders = self._sweep(plan, objective, start, task, window > 0)
+        how = (plan, objective, start, task.search, window > 0)
+        eta, owner, likeness, renders = candidates(*how)
         first = self._best(eta, owner, 1 - likeness, count, 1)
         path = [("sweep", eta[first], 1 - likeness[first])]
         if known is not None:
@@ -315,38 +311,6 @@ class Registration:
             places=places.parameters[:, :6],
             misfits=places.misfit,
         )
-
-    def _sweep(self, plan, objective: Objective, start, task, inverted: bool):
-        """The best of the poses tried around every start: rows, owners, likeness, renders."""
-        first, (turn, shift) = objective.sights[0], task.search
-        everywhere = turn >= EVERYWHERE[0] and isinstance(self.carm, CArm)
-        most = plan.kept
-        if everywhere:
-            most, rotations = _CANDIDATES * most, _DIRECTIONS * plan.rotations
-        tries = []
-        for s in range(start.shape[1]):
-            around, seed = start[:, s], plan.seed + s
-            if everywhere:
-                tries.append(sweep_everywhere(first, around, rotations, shift, seed, inverted))
-            else:
-                moves = spread(plan.rotations, turn, shift, seed)
-                tries.append(sweep(first, around, moves, shift, inverted))
-        eta, likeness, negative = (torch.cat([x[k] for x in tries], dim=1) for k in range(3))
-        count, several = len(start), inverted and len(objective.sights) > 1
-        kept = min(most * (_DEEPER if several else 1), likeness.shape[1])
-        best = likeness.nan_to_num(nan=-math.inf).topk(kept, dim=1).indices
-        rows = torch.arange(count)[:, None]
-        owner = rows + count * negative[rows, best]
-        eta, owner = eta[rows, best].flatten(0, 1), owner.flatten()
-        likeness, renders = likeness[rows, best].flatten(), sum(x.renders for x in tries)
-        if several:
-            how = (objective.sights, eta, owner, likeness, shift)
-            eta, likeness, more = settle_depths(*how)
-            best = likeness.reshape(count, -1).nan_to_num(nan=-math.inf)
-            best = best.topk(min(most, kept), dim=1).indices
-            best = (best + kept * rows).flatten()
-            eta, owner, likeness, renders = eta[best], owner[best], likeness[best], renders + more
-        return eta, owner, likeness, renders
 
     def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
         """Misfit of the second place over the best's, and the part of candidates at the best."""

@@ -78,14 +78,18 @@ def sweep(
         fixed = compared(sight, t)
         parts = pose.split(wider.at_once)
         found.append([_best_shifts(sight, fixed, wider, part, inverted) for part in parts])
-    # [image, part of the poses, (eta, likeness)] of [signs, poses, ...] each
+    return gathered(found, wider.cost)
+
+
+def gathered(found: list[list[tuple[Tensor, Tensor]]], cost: float) -> Sweep:
+    """A sweep of its parts: [image][part of the poses], eta and likeness [signs, poses, ...]."""
     eta, likeness = (
         torch.stack([torch.cat([part[k] for part in one], dim=1).flatten(0, 1) for one in found])
         for k in (0, 1)
     )
-    negative = torch.arange(eta.shape[1]) >= len(moves)
-    renders = len(poses) * len(moves) * wider.cost
-    return Sweep(eta, likeness, negative.expand_as(likeness), renders)
+    poses = sum(part[1].shape[1] for part in found[0])
+    negative = (torch.arange(eta.shape[1]) >= poses).expand_as(likeness)
+    return Sweep(eta, likeness, negative, len(found) * poses * cost)
 
 
 def settle_depths(
@@ -199,7 +203,7 @@ def _likenesses(sight: Sight, fixed, wide: Wide, pose) -> Float[Tensor, "n dy dx
     """Of each pose, at every shift."""
     moving, left = shown(sight, wide, pose)
     fixed, weights = (x.to(moving) for x in fixed)
-    return correlate(fixed, weights, moving, left, of_one=sight.only)
+    return correlate(fixed, weights, spectra(moving, left), of_one=sight.only)
 
 
 def shown(sight: Sight, wide: Wide, pose: Float[Tensor, "n 4 4"]):
@@ -227,11 +231,34 @@ def _best_shifts(sight: Sight, fixed, wide: Wide, pose, inverted: bool):
     return tuple(torch.stack(x) for x in zip(*found, strict=True))
 
 
+class Spectra(NamedTuple):
+    """Moving images in the Fourier domain, for any number of fixed ones.
+
+    Attributes:
+        parts: Of weights, weights times image, and weights times its square.
+        total: Sum of each image's weights [n, 1, 1].
+        size: Of the transforms.
+        shape: Of the images.
+    """
+
+    parts: list[Tensor]
+    total: Float[Tensor, "n 1 1"]
+    size: list[int]
+    shape: tuple[int, int]
+
+
+def spectra(moving: Float[Tensor, "n H W"], left: Float[Tensor, "n H W"]) -> Spectra:
+    """Of moving images with weights, for `correlate`."""
+    size = [scipy.fft.next_fast_len(n, real=True) for n in moving.shape[-2:]]
+    moving = moving - (left * moving).mean() / left.mean()  # less to cancel
+    parts = [torch.fft.rfft2(x, s=size) for x in (left, left * moving, left * moving.square())]
+    return Spectra(parts, left.sum(dim=(1, 2), keepdim=True), size, tuple(moving.shape[-2:]))
+
+
 def correlate(
     fixed: Float[Tensor, "h w"],
     weights: Float[Tensor, "h w"],
-    moving: Float[Tensor, "n H W"],
-    left: Float[Tensor, "n H W"],
+    moving: Spectra,
     of_one: bool = False,
 ) -> Float[Tensor, "n dy dx"]:
     """ZNCC of a fixed image and every window of its size in each moving image, both weighted.
@@ -240,19 +267,17 @@ def correlate(
     so that a few pixels in common are no likeness; `of_one` bone, of the part of its own weight.
     Source: Padfield 2012, doi:10.1109/TIP.2011.2181402.
     """
-    size = [scipy.fft.next_fast_len(n, real=True) for n in moving.shape[-2:]]
-    rows, columns = (a - b + 1 for a, b in zip(moving.shape[-2:], fixed.shape, strict=True))
+    rows, columns = (a - b + 1 for a, b in zip(moving.shape, fixed.shape, strict=True))
     fixed = fixed - (weights * fixed).sum() / weights.sum()  # less to cancel below
-    moving = moving - (left * moving).mean() / left.mean()
     of_fixed = [
-        torch.fft.rfft2(x, s=size).conj()
+        torch.fft.rfft2(x, s=moving.size).conj()
         for x in (weights, weights * fixed, weights * fixed.square())
     ]
-    of_moving = [torch.fft.rfft2(x, s=size) for x in (left, left * moving, left * moving.square())]
 
     def windows(a: int, b: int) -> Tensor:
         """Sums over each window of weights, times the moving image^a and the fixed image^b."""
-        return torch.fft.irfft2(of_moving[a] * of_fixed[b], s=size)[..., :rows, :columns]
+        product = moving.parts[a] * of_fixed[b]
+        return torch.fft.irfft2(product, s=moving.size)[..., :rows, :columns]
 
     total = windows(0, 0).clamp_min(1e-3)
     mean_moving, mean_fixed = windows(1, 0) / total, windows(0, 1) / total
@@ -261,7 +286,7 @@ def correlate(
     energy = energy * (windows(0, 2) - total * mean_fixed.square()).clamp_min(0)
     # A window of air has no contrast; rounding must not make it look alike.
     floor = 1e-3 * energy.amax(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-15)
-    share = total / (left.sum(dim=(1, 2), keepdim=True) if of_one else weights.sum())
+    share = total / (moving.total if of_one else weights.sum())
     likeness = common / energy.sqrt().maximum(floor) * share.clamp(0, 1).sqrt()
     return torch.where(share > (_SCANT_OF_ONE if of_one else _SCANT), likeness, 0.0)
 

@@ -11,7 +11,7 @@ from drrlib.geometry import CArm
 from drrlib.lab.phantoms import skull
 from drrlib.optimize import Sight
 from drrlib.registration import spread, sweep
-from drrlib.registration.sweep import _across, _turned, correlate, settle_depths
+from drrlib.registration.sweep import _across, _turned, correlate, settle_depths, spectra
 from drrlib.similarity import Model, zncc
 from drrlib.volume import Volume
 
@@ -45,7 +45,7 @@ def test_correlate_is_the_zncc_of_every_window(weighted, ends):
     weights[0, :3] = 0
     weights = weights if weighted else torch.ones_like(fixed)
     left = left if ends else torch.ones_like(moving)
-    likeness = correlate(fixed, weights, moving, left)
+    likeness = correlate(fixed, weights, spectra(moving, left))
     assert likeness.shape == (3, 5, 6)
     for dy in range(5):
         for dx in range(6):
@@ -62,7 +62,7 @@ def test_windows_of_air_are_not_alike():
     moving = torch.zeros(1, 40, 40)
     moving[..., 2:9, 2:9] = 5 + torch.rand(7, 7, generator=torch.Generator().manual_seed(1))
     fixed, ones = moving[0, :12, :12].clone(), torch.ones(12, 12)
-    likeness = correlate(fixed, ones, moving, torch.ones_like(moving))[0]
+    likeness = correlate(fixed, ones, spectra(moving, torch.ones_like(moving)))[0]
     assert int(likeness.argmax()) == 0 and likeness[0, 0] > 0.999
     assert likeness[12:, 12:].abs().max() < 0.05
 
@@ -71,9 +71,9 @@ def test_a_few_pixels_in_common_are_no_likeness():
     fixed = torch.rand(10, 10, generator=torch.Generator().manual_seed(2))
     left = torch.zeros(1, 10, 10)
     left[0, :2, :2] = 1
-    assert float(correlate(fixed, torch.ones(10, 10), fixed[None], left)) == 0.0
+    assert float(correlate(fixed, torch.ones(10, 10), spectra(fixed[None], left))) == 0.0
     left[0, :5] = 1
-    assert float(correlate(fixed, torch.ones(10, 10), fixed[None], left)) > 0.7
+    assert float(correlate(fixed, torch.ones(10, 10), spectra(fixed[None], left))) > 0.7
 
 
 def test_spread_fills_its_range():
