@@ -62,12 +62,20 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.when == "call" and report.passed and hasattr(item, "callspec"):
         values = [v for v in item.callspec.params.values() if isinstance(v, str)]
-        _passed_backends.update(set(values) & set(REQUIRED_BACKENDS))
+        used = sorted(set(values) & set(REQUIRED_BACKENDS))
+        report.user_properties += [("backend", name) for name in used]
     return report
+
+
+def pytest_runtest_logreport(report):
+    """Also called where the workers' reports arrive, with what they carry."""
+    _passed_backends.update(value for key, value in report.user_properties if key == "backend")
 
 
 def missing_backends(config) -> list[str]:
     """Backends without a single passed test, where CI runs the whole suite."""
+    if hasattr(config, "workerinput"):  # one of several processes: the first one counts
+        return []
     in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
     whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
     if not (in_ci and whole and not config.option.markexpr):
