@@ -155,9 +155,9 @@ class DRR:
         """
         pose = as_tensor(pose, "pose")
         frames, rows = self.frames(pose)
-        self._say_behind(pose)
         how = dict(method=self.method, backend=self.backend, patch_size=self.patch_size)
         image = images(self.grid, frames.reshape(-1, 12), rows, self.carm.width, **how)
+        self._say_behind(pose)  # while a GPU renders
         return image.reshape(*frames.shape[:-2], 1, self.carm.height, self.carm.width)
 
     def frames(self, pose: Tensor, shift: bool = True) -> tuple[Float[Tensor, "*b k 12"], int]:

@@ -1,6 +1,7 @@
 """One X-ray image, with what is known of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -148,6 +149,23 @@ class View:
         axes[2].legend(fontsize=8)
         figure.suptitle("\n".join(self.notes), fontsize=8, ha="left", x=0.01)
         return figure
+
+
+def as_views(views: "View | Sequence[View]") -> list[View]:
+    """One view or several as a list.
+
+    Raises:
+        ConfigError: something else than views, or none.
+    """
+    views = list(views) if isinstance(views, (list, tuple)) else [views]
+    if not views:
+        raise ConfigError("got no views; expected a View(image, carm), or several")
+    for view in views:
+        if not isinstance(view, View):
+            raise ConfigError(
+                f"got a {type(view).__name__} for an X-ray image; expected View(image, carm)"
+            )
+    return views
 
 
 def check_starts(start: Numbers) -> Float[Tensor, "*n 6"]:

@@ -230,13 +230,17 @@ BAD = {
     "a CT for an X-ray": (["register", "CT", "CT/CT0001.dcm", "-o", "x.json"], "Modality CT"),
     "no lengths": (["register", "CT", "grey.png", "-o", "x.json"], "--sdd"),
     "no start": (
-        ["register", "CT", "grey.png", *"--sdd 1020 --sod 600 --pixel 6".split()],
-        "--phi 0 for a frontal",
+        ["register", "CT", "grey.png", *"--sdd 1020 --sod 600 --pixel 6 --search 9 9".split()],
+        "no start is given",
     ),
     "two views alone": (["register", "CT", "XRAY", "XRAY"], "--one-isocenter"),
     "a report": (["register", "CT", "XRAY", "--report", "x.doc"], "ends in none of .html"),
     "a preset": (["register", "CT", "XRAY", "--free", "sod"], "sdd"),
     "calibrations": (["register", "CT", "XRAY", "--calibration", "a", "b"], "one for each image"),
+    "an angle of 0 beside a calibration": (
+        ["register", "CT", "XRAY", "--calibration", "a", "--phi", "0"],
+        "--phi; expected",
+    ),
 }
 
 

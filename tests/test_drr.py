@@ -286,3 +286,10 @@ def test_a_matrix_of_the_other_sign_is_named():
     for given, said in ((views[1], "volume's centre lies behind"), (views, "view 1.*behind")):
         with pytest.raises(GeometryError, match=said):
             register(given, volume)
+
+
+def test_vmap_over_poses_says_that_poses_are_batched_already():
+    drr = DRR(_volume(), _carm(4), backend="cpu")
+    poses = drr.pose(torch.cat([ETA, ETA]))
+    with pytest.raises(BackendError, match=r"torch\.func"):
+        torch.func.vmap(drr)(poses)

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: that of the command; 2 for one that is not known or not installed."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given == ["--version"]:
-        from drrlib.cli.common import version
+        from drrlib.versions import installed_version
 
-        print(f"drrlib {version('drrlib')}")
+        print(f"drrlib {installed_version('drrlib')}")
         return 0
     if given and given[0] in _MODULES:
         try:

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drrlib.cli.common import DONE, FAILED, parser, run, say, version
+from drrlib.cli.common import DONE, FAILED, parser, run, say
 from drrlib.drr import DRR
 from drrlib.errors import BackendError
 from drrlib.geometry import CArm, eta
 from drrlib.projectors import BACKENDS
+from drrlib.versions import installed_version
 from drrlib.volume import Volume
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "pydicom", "nibabel", "triton")
@@ -67,9 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     print("versions")
-    _table([["drrlib", version("drrlib")], ["python", platform.python_version()]])
-    _table([[name, version(name)] for name in PACKAGES])
-    missing = [name for name, package in EXTRAS.items() if version(package) == "none"]
+    _table([["drrlib", installed_version("drrlib")], ["python", platform.python_version()]])
+    _table([[name, installed_version(name, "none")] for name in PACKAGES])
+    found = {name: installed_version(package, "none") for name, package in EXTRAS.items()}
+    missing = [name for name, version in found.items() if version == "none"]
     print(f"  extras that are not installed: {', '.join(missing) or 'none'}")
     print("devices")
     _table([["cpu", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {_processor()}"]])

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import logging
 import os
 import re
@@ -31,14 +30,6 @@ _PHRASES = (
     ("gamma=pi", "gamma=180"),
     ("[rad]", "[deg]"),
 )
-
-
-def version(package: str) -> str:
-    """Installed version, or "none"."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def parser(name: str, text: str, examples: str, usage: str) -> argparse.ArgumentParser:

@@ -19,13 +19,13 @@ from drrlib.cli.common import (
     run,
     say,
     sizes,
-    version,
 )
 from drrlib.cli.xrays import add_xrays, levelled, read_xrays
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, eta, to_degrees, write_matrix
 from drrlib.projectors import BACKENDS
 from drrlib.registration import PRESETS, RANGE, REPORTS, RegistrationResult, register
+from drrlib.versions import installed_version
 from drrlib.view import View
 from drrlib.volume import Volume
 
@@ -76,7 +76,8 @@ def command() -> argparse.ArgumentParser:
         type=float,
         nargs=6,
         metavar=_SIX,
-        help="around here [deg, mm]; else the header's angles, isocentre at the CT's middle",
+        help="around here [deg, mm]; else the header's angles, isocentre at the CT's middle; else "
+        "from everywhere",
     )
     how.add_argument(
         "--search",
@@ -137,10 +138,11 @@ def _start(options: argparse.Namespace, views: list[View]):
     if options.start:
         return eta(*options.start[:3], options.start[3:], degrees=True)
     if views[0].start is None and views[0].pose is None:
-        raise ConfigError(
-            f"{options.xrays[0].name!r} tells no angles, so that it is open where to begin; pass "
-            "--phi 0 for a frontal and --phi 90 for a lateral view, or all of --start "
-            + " ".join(_SIX)
+        say(
+            "register",
+            f"{options.xrays[0].name} tells no angles: looking from everywhere; --phi 0 for a "
+            "frontal and --phi 90 for a lateral view is quicker and surer",
+            options.quiet,
         )
     return None
 
@@ -189,6 +191,6 @@ def as_json(found: RegistrationResult, written: Sequence[Path] = ()) -> dict:
         "inverted": found.inverted,
         "carm": carm,
         "preset": found.preset,
-        "drrlib": version("drrlib"),
+        "drrlib": installed_version("drrlib"),
         "written": [str(path) for path in written],
     }

@@ -14,6 +14,9 @@ from drrlib.io import is_localizer, read_localizer, read_mayacam, read_xray, wit
 from drrlib.view import View
 from drrlib.volume import Volume
 
+# Options that mean nothing for a CT localizer, whose header tells all but the lengths.
+_NOT_OF_A_SCAN = ("pixel", "theta", "phi", "gamma", "flipped", "calibration", "one_isocenter")
+_NOT_OF_A_SCAN += ("frame", "values", "bone", "open_field", "no_mask")
 _KINDS = ("auto", "counts", "logged", "display", "line integrals")
 
 
@@ -81,7 +84,17 @@ def read_xrays(options: argparse.Namespace) -> list[View]:
 
 
 def _localizer(options: argparse.Namespace) -> View:
-    """A CT localizer, whose header tells its pose."""
+    """A CT localizer, whose header tells its pose.
+
+    Raises:
+        ConfigError: an option that a localizer has no use for, or a matrix asked for.
+    """
+    for name in _NOT_OF_A_SCAN:
+        if getattr(options, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for images of a C-arm; "
+                f"{options.xrays[0].name} is a CT localizer: leave it out"
+            )
     given = {n: getattr(options, n) for n in ("sdd", "sod") if getattr(options, n) is not None}
     view = read_localizer(options.xrays[0], **given)
     say("register", f"localizer {options.xrays[0].name}: {_told(view)}", options.quiet)
@@ -117,7 +130,8 @@ def _calibrations(options: argparse.Namespace):
     """One for each image, with one isocentre where there are several; None without any."""
     if not options.calibration:
         return None
-    both = [n for n in ("sdd", "sod", "pixel", "theta", "phi", "gamma") if getattr(options, n)]
+    names = ("sdd", "sod", "pixel", "theta", "phi", "gamma", "flipped")
+    both = [n for n in names if getattr(options, n) is not None]
     if both or len(options.calibration) != len(options.xrays):
         raise ConfigError(
             f"got {len(options.calibration)} calibrations for {len(options.xrays)} images"

@@ -44,21 +44,21 @@ from torch import Tensor
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
-from drrlib.io.dicom_tags import stated_numbers, words
+from drrlib.io.carm_tags import (
+    lengths_of,
+    numbers_of,
+    orientation_of,
+    pixels_of,
+    positioner_angle,
+    unusable,
+)
+from drrlib.io.dicom_tags import words
 from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
-# Which tag holds a length, at which place, and what it is.
-_LENGTHS = {
-    "sdd": ("DistanceSourceToDetector", 0, "the source-detector distance"),
-    "sod": ("DistanceSourceToPatient", 0, "the source-isocentre distance"),
-    "dely": ("ImagerPixelSpacing", 0, "the row spacing at the detector"),
-    "delx": ("ImagerPixelSpacing", 1, "the column spacing at the detector"),
-}
 # Towards what in the patient a letter of PatientOrientation points, in LPS.
 _LETTERS = {"L": (1, 0, 0), "P": (0, 1, 0), "H": (0, 0, 1)}
 _LETTERS |= {"R": (-1, 0, 0), "A": (0, -1, 0), "F": (0, 0, -1)}
 _TABLE = ("TableVerticalIncrement", "TableLongitudinalIncrement", "TableLateralIncrement")
-_RANGE = {"Primary": 180.0, "Secondary": 90.0}  # [deg], either side of 0
 
 
 def carm_from_dicom(
@@ -139,13 +139,13 @@ def start_from_dicom(
         if not all(v is None or math.isfinite(v) for v in values) or len(offset) != 3:
             raise ConfigError(f"{name} is {values}; expected finite numbers, and three for b")
     lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
-    if b is None and frame and _table_moved(header, frame):
-        raise DicomError(
-            f"the table moved before frame {frame}; its tags tell the way in the table's own "
-            "directions and only since frame 0: pass b=... [mm], or use frame 0"
-        )
-    with _flat(header, frame) as (header, place):
-        return _start(header, place, lengths, (theta, phi, gamma), offset, flipped)
+    with _flat(header, frame) as (flat, place):
+        if b is None and frame and _table_moved(header, flat, frame):
+            raise DicomError(
+                f"the table moved before frame {frame}; its tags tell the way in the table's own "
+                "directions and only since frame 0: pass b=... [mm], or use frame 0"
+            )
+        return _start(flat, place, lengths, (theta, phi, gamma), offset, flipped)
 
 
 def _start(header, frame: int, lengths, given, offset, flipped) -> tuple[CArm, Float[Tensor, "6"]]:
@@ -197,7 +197,7 @@ def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
 
 
 def _check_frame(header, frame: int) -> None:
-    frames = _numbers(header, "NumberOfFrames") or [1.0]
+    frames = numbers_of(header, "NumberOfFrames") or [1.0]
     if not 0 <= frame < frames[0]:
         raise ConfigError(f"frame is {frame}; the image has {frames[0]:g}, counted from 0")
 
@@ -209,12 +209,12 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
             f"header is a {type(header).__name__}; expected a pydicom dataset: read the file "
             "with pydicom.dcmread(path, stop_before_pixels=True)"
         )
-    lengths = _lengths(header, given)
-    height, width = _pixels(header, "Rows"), _pixels(header, "Columns")
-    turn, flipped = _orientation(header)
+    lengths = lengths_of(header, given)
+    height, width = pixels_of(header, "Rows"), pixels_of(header, "Columns")
+    turn, flipped = orientation_of(header)
     _check_frame(header, frame)
     for tag in ("DetectorPrimaryAngle", "DetectorSecondaryAngle"):
-        if any(_numbers(header, tag) or []):
+        if any(numbers_of(header, tag) or []):
             raise DicomError(
                 f"{tag} is not 0: the central ray does not meet the detector at a right angle; "
                 "make the CArm and its pose from a calibrated matrix (from_projection_matrix)"
@@ -222,30 +222,15 @@ def _device(header, given: dict[str, float | None], frame: int) -> tuple[CArm, f
     return CArm(height=height, width=width, flipped=flipped, **lengths), turn
 
 
-def _lengths(header, given: dict[str, float | None]) -> dict[str, float]:
-    """Given ones before the header's; all that lack are told at once."""
-    lengths, lacking = {}, {}
-    for name, value in given.items():
-        try:
-            lengths[name] = _length(header, name) if value is None else value
-        except DicomError as error:
-            lacking[name] = str(error)
-    if lacking:
-        first, *others = lacking
-        more = f"; likewise {', '.join(f'{name}=...' for name in others)}" if others else ""
-        raise DicomError(lacking[first] + more)
-    return lengths
-
-
-def _table_moved(header, frame: int) -> bool:
+def _table_moved(header, flat: Dataset, frame: int) -> bool:
+    """Whether the table stands elsewhere than at frame 0; flat: the header of the frame."""
     if is_grouped(header):
-        _check_frame(header, frame)
-        here, first = (flat_header(header, k) for k in (frame, 0))
-        places = [(_numbers(here, tag), _numbers(first, tag)) for tag in TABLE]
+        first = flat_header(header, 0)
+        places = [(numbers_of(flat, tag), numbers_of(first, tag)) for tag in TABLE]
         return any(a is not None and b is not None and abs(a[0] - b[0]) > 0.05 for a, b in places)
     if "DYNAMIC" not in words(header, "TableMotion"):
         return False
-    steps = [_numbers(header, tag) for tag in _TABLE]
+    steps = [numbers_of(header, tag) for tag in _TABLE]
     return any(s is None or any(s[: frame + 1]) for s in steps)
 
 
@@ -268,7 +253,7 @@ def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tup
             "animal; pass gamma=... [rad] and flipped=..."
         )
     if len(texts) != 2 or any(t[:1] not in _LETTERS for t in texts):
-        raise _unusable(
+        raise unusable(
             "PatientOrientation",
             "; or pass gamma=... [rad] and flipped=...",
             "two of the letters A, P, L, R, H, F",
@@ -292,68 +277,3 @@ def _as_stored(header, device: CArm, start: Tensor, flipped: bool | None) -> tup
             "or pass gamma=... and flipped=..."
         )
     return best[1], best[2]
-
-
-def _numbers(header, tag: str, remedy: str = "") -> list[float] | None:
-    """Values of a tag, None if it is missing or empty. The message never repeats the content."""
-    try:
-        return stated_numbers(header, tag)
-    except ValueError:
-        raise _unusable(tag, remedy) from None
-
-
-def _unusable(tag: str, remedy: str = "", expected: str = "a finite number") -> DicomError:
-    return DicomError(f"the header has an unusable {tag}; expected {expected}{remedy}")
-
-
-def _length(header, name: str) -> float:
-    tag, place, meaning = _LENGTHS[name]
-    remedy = f" for {meaning}; measure it and pass {name}=... [mm]"
-    numbers = _numbers(header, tag, remedy)
-    if numbers is None:
-        raise DicomError(f"the header lacks {tag}; expected a number above 0{remedy}")
-    several = 2 if tag == "ImagerPixelSpacing" else 1
-    if len(numbers) != several or numbers[place] <= 0:
-        raise _unusable(tag, remedy, "a number above 0" if several == 1 else "two numbers above 0")
-    return numbers[place]
-
-
-def _pixels(header, tag: str) -> int:
-    numbers = _numbers(header, tag)
-    if numbers is None:
-        raise DicomError(f"the header lacks {tag}; is it the header of an image?")
-    if numbers[0] < 1 or numbers[0] != int(numbers[0]):
-        raise _unusable(tag, expected="a whole number of pixels")
-    return int(numbers[0])
-
-
-def _orientation(header) -> tuple[float, bool]:
-    """Clockwise turn of the picture [deg], and whether its columns run the other way."""
-    turn = (_numbers(header, "FieldOfViewRotation") or [0.0])[0]
-    if turn not in (0.0, 90.0, 180.0, 270.0):
-        raise _unusable("FieldOfViewRotation", expected="0, 90, 180 or 270")
-    flip = (words(header, "FieldOfViewHorizontalFlip") or ["NO"])[0]
-    if flip not in ("YES", "NO"):
-        raise _unusable("FieldOfViewHorizontalFlip", expected="YES or NO")
-    return turn, flip == "YES"
-
-
-def positioner_angle(header, which: str, frame: int) -> float | None:
-    """Positioner angle of one frame [deg]."""
-    tag = f"Positioner{which}Angle"
-    first = _numbers(header, tag)
-    if first is None:
-        return None
-    steps = _numbers(header, f"{tag}Increment")
-    if frame and steps is None and "DYNAMIC" in words(header, "PositionerMotion"):
-        raise DicomError(
-            f"the header lacks {tag}Increment although the positioner moved; expected one value, "
-            f"or one for each frame: only the angle of frame 0 is known"
-        )
-    if steps is not None and len(steps) > 1 and len(steps) <= frame:
-        raise _unusable(f"{tag}Increment", expected="one value, or one for each frame")
-    change = 0.0 if steps is None else frame * steps[0] if len(steps) == 1 else steps[frame]
-    angle = first[0] + change
-    if len(first) != 1 or abs(angle) > _RANGE[which]:
-        raise _unusable(tag, expected=f"one angle of at most {_RANGE[which]:g} degrees")
-    return angle

@@ -1,5 +1,6 @@
 """Write a DRR in the form that its file name asks for."""
 
+import gzip
 import os
 import struct
 import zlib
@@ -63,22 +64,16 @@ def write_drr(
         write_whole(path, lambda name: name.write_bytes(_png(values)))
     else:
         made = _nifti(values, carm, as_tensor(carm.pose(eta, center), "pose"))
+        data = made.to_bytes()
         if suffix == ".nii.gz":
-            write_whole(path, lambda name: name.write_bytes(_packed(made.to_bytes())))
-        else:
-            write_whole(path, lambda name: name.write_bytes(made.to_bytes()))
+            data = gzip.compress(data, 6, mtime=0)  # without a time in it
+        write_whole(path, lambda name: name.write_bytes(data))
     return path
 
 
 def _save_npy(name: Path, values: np.ndarray) -> None:
     with open(name, "wb") as file:
         np.save(file, values)
-
-
-def _packed(data: bytes) -> bytes:
-    """As gzip does, without a time in it."""
-    squeeze = zlib.compressobj(6, zlib.DEFLATED, 31)
-    return squeeze.compress(data) + squeeze.flush()
 
 
 def _png(values: np.ndarray) -> bytes:

@@ -1,27 +1,24 @@
 """CT localizers as views: a file in, picture, geometry and pose out."""
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import torch
 
 from drrlib.errors import DicomError
 from drrlib.io.dicom_tags import numbers, words
 from drrlib.io.localizer_header import localizer_from_dicom
+from drrlib.io.xray_file import is_dicom, open_dicom, stored_frames
 from drrlib.view import View
 
 
 def is_localizer(path: str | os.PathLike) -> bool:
-    """Whether a file is a CT localizer by its header; False for what cannot be read."""
+    """Whether a file is a CT localizer by its header; False for what is no readable DICOM file."""
+    path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
-            header = pydicom.dcmread(path, specific_tags=["ImageType"], stop_before_pixels=True)
-        return "LOCALIZER" in words(header, "ImageType")
-    except Exception:  # a damaged header can raise nearly anything
+        return is_dicom(path) and "LOCALIZER" in words(open_dicom(path, ["ImageType"]), "ImageType")
+    except (OSError, DicomError):
         return False
 
 
@@ -40,24 +37,14 @@ def read_localizer(path: str | os.PathLike, **others) -> View:
             a patient's data.
     """
     path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path)
-            stored = header.pixel_array.astype(np.float64)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise DicomError(
-            f"{path.name!r} cannot be read as a DICOM image ({type(error).__name__}): damaged or "
-            "cut short, or a decoder is missing"
-        ) from None  # whose text may quote the file
+    header = open_dicom(path)
     try:
         geometry, pose = localizer_from_dicom(header, **others)
     except DicomError as error:
         raise DicomError(f"{path.name!r}: {error}") from None
-    if stored.shape != (geometry.height, geometry.width):
-        raise DicomError(f"{path.name!r}: the pixels have shape {stored.shape}; damaged")
+    stored = stored_frames(path, header, [0])[0].astype(np.float64)
     slope = numbers(header, "RescaleSlope", 1)
-    image = torch.from_numpy(stored if slope is None else np.sign(slope[0]) * stored)
+    image = torch.from_numpy(-stored if slope is not None and slope[0] < 0 else stored)
     notes = (
         "a CT localizer: a fan across the table, parallel along it; values as the scanner has them",
     )

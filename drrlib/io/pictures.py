@@ -9,7 +9,6 @@ import numpy as np
 
 from drrlib.errors import ConfigError
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".npy")
 MAX_PIXELS = 2**30  # of all pages together
 _GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _COLOUR = {"RGB", "RGBA", "LA", "P", "PA", "CMYK", "YCbCr"}

@@ -10,7 +10,8 @@ import torch
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
-from drrlib.io.carm_header import carm_from_dicom, positioner_angle, start_from_dicom
+from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
+from drrlib.io.carm_tags import positioner_angle
 from drrlib.io.pictures import read_picture
 from drrlib.io.xray_file import (
     flat_header,

@@ -82,16 +82,16 @@ def is_dicom(path: Path) -> bool:
     return head[128:] == b"DICM" or head[:4] in (b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 
 
-def read_dicom(path: Path) -> Dataset:
-    """The tags in `TAGS` and the pixel data of one X-ray image.
+def open_dicom(path: Path, tags: list[str] | None = None) -> Dataset:
+    """A file's tags, all or these, with or without a preamble; it then has a transfer syntax.
 
     Raises:
-        DicomError: not an X-ray projection image, or damaged; names the file.
+        DicomError: damaged; names the file.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
-            ds = pydicom.dcmread(path, specific_tags=[*TAGS, "PixelData"], force=True)
+            ds = pydicom.dcmread(path, specific_tags=tags, force=True)
     except Exception as error:  # a damaged header can raise nearly anything
         raise DicomError(
             f"{str(path)!r} begins as DICOM but cannot be read ({type(error).__name__}): damaged "
@@ -102,6 +102,16 @@ def read_dicom(path: Path) -> Dataset:
         ds.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         )
+    return ds
+
+
+def read_dicom(path: Path) -> Dataset:
+    """The tags in `TAGS` and the pixel data of one X-ray image.
+
+    Raises:
+        DicomError: not an X-ray projection image, or damaged; names the file.
+    """
+    ds = open_dicom(path, [*TAGS, "PixelData"])
     if "PixelData" not in ds or not (whole(ds, "Rows") and whole(ds, "Columns")):
         raise DicomError(f"{str(path)!r} holds no image; expected an X-ray image with pixel data")
     modality = (words(ds, "Modality") or [""])[0]

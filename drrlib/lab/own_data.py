@@ -3,12 +3,14 @@
 Nothing here leaves the machine. In Colab files are asked for and handed over by `google.colab`.
 """
 
+import atexit
 import json
 import os
 import shutil
 import tempfile
 import textwrap
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from drrlib.atomic import write_whole
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry import (
@@ -71,14 +74,16 @@ class Inputs(NamedTuple):
 def find_inputs(ct: str, xray: str, voxel: float, pixels: int, seed: int) -> Inputs:
     """Paths of the data: given, or "upload" to be asked for in Colab; "" twice is the example.
 
-    A .zip is unpacked into a temporary folder.
+    A .zip is unpacked into a temporary folder, which goes when Python ends.
 
     Raises:
-        ConfigError: only one of both is given, a path that is none, or no Colab to ask.
+        ConfigError: only one of both is given, a path that is none, a .zip that cannot be unpacked,
+            or no Colab to ask.
     """
     if bool(ct) != bool(xray):
         raise ConfigError("give both ct and xray, or none of them for the example")
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(prefix="drrlib-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if not ct:
         return example(folder, voxel, pixels, seed)
     return Inputs(*(_found(name, given, folder) for name, given in (("ct", ct), ("xray", xray))))
@@ -90,8 +95,14 @@ def _found(name: str, given: str, folder: Path) -> Path:
         raise ConfigError(f"{name} is {given!r}, which does not exist; expected a file or folder")
     if path.suffix.lower() != ".zip":
         return path
-    with zipfile.ZipFile(path) as packed:
-        packed.extractall(folder / name)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            packed.extractall(folder / name)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as error:
+        raise ConfigError(
+            f"{name}: {path.name!r} cannot be unpacked ({type(error).__name__}): damaged, cut "
+            "short, or with a password; unpack it yourself and give the folder"
+        ) from None
     inside = [p for p in (folder / name).rglob("*") if p.is_file() and p.name[0] not in "._"]
     return inside[0] if len(inside) == 1 else folder / name
 
@@ -251,10 +262,11 @@ def view_table(view: View) -> pd.DataFrame:
 
 def draw_starts(view: View, volume: Volume, starts: dict[str, Tensor]) -> Figure:
     """The image, and the CT as it would look from each start."""
-    figure, axes = plt.subplots(1, 1 + len(starts), figsize=(10, 10 / (1 + len(starts)) + 0.2))
+    columns = 1 + len(starts)
+    figure, axes = plt.subplots(1, columns, figsize=(10, 10 / columns + 0.2), squeeze=False)
     drr = DRR(volume, view.carm)
     shown = {"X-ray image": view.image} | {n: drr.at(x)[0] for n, x in starts.items()}
-    for axis, (name, image) in zip(axes, shown.items(), strict=True):
+    for axis, (name, image) in zip(axes[0], shown.items(), strict=True):
         low, high = np.percentile(image.detach().numpy(), (1, 99.5))
         axis.imshow(image.detach().numpy(), cmap="gray", vmin=low, vmax=high)
         axis.set(xticks=[], yticks=[], xlabel=name)
@@ -286,7 +298,16 @@ def pack(
     """One .zip: the pose in all conventions, the report, figures, and how to cite; no patient data
     but the pictures. In Colab the browser offers it at once."""
     path = Path(path)
-    folder = Path(tempfile.mkdtemp())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        _write_parts(Path(name), found, view, volume, figures)
+        write_whole(path, lambda whole: _zip(Path(name), whole))
+    if _colab() is not None:
+        _colab().download(str(path))
+    return path
+
+
+def _write_parts(folder: Path, found: RegistrationResult, view, volume, figures) -> None:
     found.save(folder / "pose.json")
     found.to_slicer(folder / "pose_slicer.tfm")
     if isinstance(found.carm, CArm):
@@ -297,14 +318,12 @@ def pack(
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
     (folder / "README.txt").write_text(_READ_ME)
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _zip(folder: Path, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in sorted(folder.iterdir()):
             packed.write(file, file.name)
-    shutil.rmtree(folder)
-    if _colab() is not None:
-        _colab().download(str(path))
-    return path
 
 
 def conventions(found: RegistrationResult) -> dict:

@@ -18,7 +18,8 @@ import torch
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.lab.paper import compare_with_paper, repository
-from drrlib.lab.studies import installed_version, trial_generator
+from drrlib.lab.studies import trial_generator
+from drrlib.versions import installed_version
 
 PROFILES = ("quick", "full")
 

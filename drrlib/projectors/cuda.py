@@ -332,6 +332,3 @@ def _fits(size: int, device: torch.device) -> bool:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True
     return size <= _budget(device)
-
-
-# --- launches

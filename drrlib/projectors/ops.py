@@ -112,7 +112,7 @@ def project(
     """
     height, width = as_whole(height, "height"), as_whole(width, "width")
     patch_size = None if patch_size is None else as_whole(patch_size, "patch_size")
-    choose_backend(grid, backend)
+    backend = choose_backend(grid, backend)
     points = _points(method, source=source, corner=corner, col_step=col_step, row_step=row_step)
     how = dict(method=method, backend=backend, patch_size=patch_size)
     _check_broadcast(points, "source, corner, col_step and row_step", "[b, 3]")

@@ -18,7 +18,7 @@ from drrlib.registration.levels import level_sight
 from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
-from drrlib.view import View, check_images, check_starts
+from drrlib.view import View, as_views, check_images, check_starts
 from drrlib.volume import Volume
 
 
@@ -72,22 +72,12 @@ def register(
     """
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
-    views = list(views) if isinstance(views, (list, tuple)) else [views]
-    if not views:
-        raise ConfigError("got no views; expected a View(image, carm), or several")
-    for view in views:
-        if not isinstance(view, View):
-            raise ConfigError(
-                f"got a {type(view).__name__} for an X-ray image; expected View(image, carm)"
-            )
+    views = as_views(views)
     first, start = views[0], _start(views[0], volume, start)
     if search is None:
         search = EVERYWHERE if start is None else RANGE
-    if start is None and (preset == "paper" or not isinstance(first.carm, CArm)):
-        raise ConfigError(
-            'no start is given and the view knows none; preset "paper" and CT localizers need one: '
-            "pass start=eta(theta, phi, ..., degrees=True) near the pose"
-        )
+    if start is None:
+        _check_no_start(first, search, preset)
     if preset == "paper":
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
             raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
@@ -127,6 +117,17 @@ def _start(view: View, volume: Volume, start: Numbers | None) -> Tensor | None:
             )
         return view.carm.eta(view.pose, volume.center)
     return view.start
+
+
+def _check_no_start(view: View, search, preset) -> None:
+    """Raises ConfigError where only a start says where to look."""
+    few = len(search) == 2 and search[0] < EVERYWHERE[0]
+    if few or preset == "paper" or not isinstance(view.carm, CArm):
+        raise ConfigError(
+            "no start is given and the view knows none; pass start=eta(theta, phi, ..., "
+            "degrees=True) near the pose. Without one, all directions are searched: leave out "
+            'search and preset "paper". A CT localizer always needs a start'
+        )
 
 
 def _check_poses(views: Sequence[View]) -> bool:

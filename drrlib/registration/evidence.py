@@ -14,7 +14,7 @@ from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm, Geometry, inverse
 from drrlib.registration.cut import Beyond, Covered, continued
 from drrlib.similarity import normalise
-from drrlib.view import View
+from drrlib.view import View, as_views
 from drrlib.volume import Volume
 
 _ACROSS = 512  # pixels across a picture, at most
@@ -54,9 +54,9 @@ def gather(result, views: View | Sequence[View], volume: Volume) -> list[Evidenc
         ConfigError: nothing that was registered.
         ShapeError: a view of another size than the result's camera.
     """
-    views = [views] if isinstance(views, View) else list(views)
-    if not isinstance(volume, Volume) or not views or not all(isinstance(v, View) for v in views):
-        raise ConfigError("expected the view or views, and the volume, that were registered")
+    views = as_views(views)
+    if not isinstance(volume, Volume):
+        raise ConfigError(f"volume is a {type(volume).__name__}; expected the registered Volume")
     first, carm = views[0], result.carm
     if (first.carm.height, first.carm.width) != (carm.height, carm.width):
         raise ShapeError(

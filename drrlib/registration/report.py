@@ -4,7 +4,6 @@ import base64
 import datetime
 import hashlib
 import html
-import importlib.metadata
 import io
 import os
 import platform
@@ -23,7 +22,8 @@ from drrlib.registration.report_figure import (
     page,
 )
 from drrlib.registration.report_words import Words, words
-from drrlib.view import View
+from drrlib.versions import installed_version
+from drrlib.view import View, as_views
 from drrlib.volume import Volume
 
 REPORTS = (".html", ".png", ".pdf")
@@ -70,7 +70,7 @@ def write_report(
     found = gather(result, views, volume)
     said = words(result, [x.likeness for x in found])
     if suffix == ".html":
-        views = [views] if isinstance(views, View) else list(views)
+        views = as_views(views)
         text = _html(result, found, said, views, _source(result, views, volume, names))
         write_whole(path, lambda name: name.write_text(text, encoding="utf-8", newline="\n"))
         return path
@@ -138,21 +138,13 @@ def _source(result, views: list[View], volume: Volume, names) -> list[tuple[str,
         ", one bone among others" if result.only else ""
     )
     rows.append(("Search", f"{how}, {result.renders:.0f} images, {result.seconds:.1f} s"))
-    found = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
+    found = {name: installed_version(name) for name in ("torch", "numpy")}
     versions = ", ".join(f"{name} {number}" for name, number in found.items())
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    rows.append(
-        ("Made by", f"drrlib {_own_version()}, {versions}, Python {platform.python_version()}")
-    )
+    own = installed_version("drrlib", "of a checkout")
+    rows.append(("Made by", f"drrlib {own}, {versions}, Python {platform.python_version()}"))
     rows.append(("When", now))
     return rows
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("drrlib")
-    except importlib.metadata.PackageNotFoundError:
-        return "of a checkout"
 
 
 def _print(tensor) -> str:

@@ -76,6 +76,16 @@ def test_a_zip_is_unpacked(tmp_path, inputs):
     assert found.xray.name == "xray.dcm" and found.true is None
 
 
+def test_a_damaged_zip_is_refused(tmp_path, inputs):
+    with zipfile.ZipFile(tmp_path / "ct.zip", "w") as packed:
+        packed.write(inputs.xray, "xray.dcm")
+    whole = (tmp_path / "ct.zip").read_bytes()
+    for name, data in (("cut", whole[:-30]), ("turned", whole[:900] + b"x" + whole[901:])):
+        (tmp_path / f"{name}.zip").write_bytes(data)
+        with pytest.raises(ConfigError, match="cannot be unpacked"):
+            own_data.find_inputs(str(tmp_path / f"{name}.zip"), str(inputs.xray), 6.0, 64, 0)
+
+
 def test_colab_is_asked(monkeypatch, inputs):
     files = types.ModuleType("google.colab.files")
     files.upload = lambda: {"xray (1).dcm": inputs.xray.read_bytes()}

@@ -101,3 +101,5 @@ def test_a_pose_is_found_without_a_start(volume):
     assert near.converged and float(near.compare(pose).mtre) < 0.5
     with pytest.raises(ConfigError, match="no start is given"):
         register(view, volume, preset="paper")
+    with pytest.raises(ConfigError, match="leave out search"):
+        register(view, volume, search=(0.3, 20.0))

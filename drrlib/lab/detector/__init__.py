@@ -8,7 +8,7 @@ the order of physics: `polychromatic`, `instrument` (added), `join`, `add_scatte
 """
 
 from drrlib.lab.detector.clinic import collimate, equalise, present, screw, wire, write_letters
-from drrlib.lab.detector.looks import EFFECTS, LOOKS, Effects, acquire, save_picture
+from drrlib.lab.detector.looks import LOOKS, Effects, acquire, save_picture
 from drrlib.lab.detector.materials import Spectrum, attenuation, polychromatic, two_materials
 from drrlib.lab.detector.physics import (
     add_scatter,
@@ -20,7 +20,6 @@ from drrlib.lab.detector.physics import (
 )
 
 __all__ = [
-    "EFFECTS",
     "LOOKS",
     "Effects",
     "Spectrum",

@@ -84,13 +84,26 @@ class Effects:
                 "blades, letters and negative are of an image for the eye; add presented=1.0"
             )
 
+    @classmethod
+    def of(cls, effects: Mapping[str, float]) -> "Effects":
+        """From their names.
+
+        Raises:
+            ConfigError: an effect that there is not.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(effects) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"there is no effect {', '.join(unknown)}; choose of {', '.join(known)}"
+            )
+        return cls(**effects)
+
     @property
     def shown(self) -> bool:
         """Whether the image is one for the eye, 0 to 4095, and no line integrals."""
         return bool(self.presented or self.equalised)
 
-
-EFFECTS = tuple(field.name for field in dataclasses.fields(Effects))
 
 _DETECTOR = dict(kvp=90.0, scatter=0.8, unsharp=0.5, exposed=800.0)
 # Effects by the name of a look, from kind to cruel.
@@ -128,12 +141,7 @@ def acquire(
     Raises:
         ConfigError: an effect that there is not.
     """
-    unknown = sorted(set(effects) - set(EFFECTS))
-    if unknown:
-        raise ConfigError(
-            f"there is no effect {', '.join(unknown)}; choose of {', '.join(EFFECTS)}"
-        )
-    has, carm = Effects(**effects), parts[0].carm
+    has, carm = Effects.of(effects), parts[0].carm
     if has.kvp:
         image = polychromatic(parts, pose, Spectrum.kramers(has.kvp))
     else:

@@ -121,12 +121,6 @@ class Gantry:
         self._gesture = None
         self._place(placing.nudged(self.placement, name, sign * self.step))
 
-    def set_eta(self, eta: Numbers, degrees: bool = False) -> None:
-        """All six parameters of the active view."""
-        self._gesture = None
-        new = placing.as_eta(eta, degrees)
-        self._place(Placement(new, self.placement.carms, self.active))
-
     def go_to(self, preset: str) -> None:
         """A pose by name: "AP", "lateral", or "header" where the first view knows its start.
 

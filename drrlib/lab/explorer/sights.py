@@ -1,9 +1,8 @@
 """Images at the size that a screen needs: coarse while something moves, fine when it rests."""
 
-import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm
-from drrlib.view import View
+from drrlib.view import View, as_views
 from drrlib.volume import Volume
 
 # Longest sides of a detector [pixels], of which the one is taken that the time allows.
@@ -32,7 +31,6 @@ class Look:
         weights: Of each pixel, or None for 1.
         loss: Of the pair; None without an X-ray image.
         fine: Whether it has the pixels of an image at rest.
-        milliseconds: That the DRR took.
     """
 
     moving: np.ndarray
@@ -40,19 +38,6 @@ class Look:
     weights: np.ndarray | None
     loss: float | None
     fine: bool
-    milliseconds: float
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch computes in this thread alone: waking others takes longer than a small image does,
-    and ten times as long where the processor is shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Sights:
@@ -97,20 +82,17 @@ class Sights:
         fits = [n for n in SIZES if n * n * aspect * self._per_pixel <= self.budget]
         return fits[-1] if fits else SIZES[0]
 
-    def render(
-        self, carm: CArm, pose: Float[Tensor, "4 4"], size: tuple[int, int]
-    ) -> tuple[np.ndarray, float]:
-        """The DRR [1, height, width] as float32, and the milliseconds that it took."""
+    def render(self, carm: CArm, pose: Float[Tensor, "4 4"], size: tuple[int, int]) -> np.ndarray:
+        """The DRR [1, height, width] as float32."""
         drr = self.drr.with_carm(carm.resize(*size))
         began = time.perf_counter()
         with torch.no_grad():
             image = drr(pose).cpu().numpy()
-        took = 1e3 * (time.perf_counter() - began)
-        new = took / image.size
+        new = 1e3 * (time.perf_counter() - began) / image.size
         # The first one may have compiled the kernel; an outlier must not make every image coarse.
         old = new if self._per_pixel is None else min(self._per_pixel, 4 * new)
         self._per_pixel = 0.7 * old + 0.3 * new
-        return image, took
+        return image
 
     def fixed(
         self, key: tuple, make: Callable[[], View], size: tuple[int, int]
@@ -141,14 +123,9 @@ def check_views(views: View | Sequence[View] | None) -> tuple[View, ...]:
     Raises:
         ConfigError: something else than views, or a view of a scanned projection.
     """
-    if views is None:
-        return ()
-    views = tuple(views) if isinstance(views, (list, tuple)) else (views,)
+    none = views is None or (isinstance(views, (list, tuple)) and not views)
+    views = () if none else tuple(as_views(views))
     for view in views:
-        if not isinstance(view, View):
-            raise ConfigError(
-                f"got a {type(view).__name__} for an X-ray image; expected View(image, carm)"
-            )
         if not isinstance(view.carm, CArm):
             raise ConfigError(
                 f"the view has a {type(view.carm).__name__}; the explorer moves C-arms with a flat "

@@ -3,7 +3,6 @@
 from itertools import permutations
 
 import numpy as np
-import torch
 
 from drrlib.volume import Volume
 
@@ -74,8 +73,3 @@ class Slices:
         thin = tuple(slice(None, None, max(1, n // longest)) for n in self.mu.shape)
         image = self.mu[thin].max(axis=across).T
         return np.clip(image * (255 / max(float(image.max()), 1e-9)), 0, 255).astype(np.uint8)
-
-
-def middle(volume: Volume) -> tuple[float, float, float]:
-    """The volume's centre [mm, world]."""
-    return tuple(volume.center.to(torch.float64).tolist())

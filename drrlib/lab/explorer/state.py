@@ -17,13 +17,12 @@ import torch
 from drrlib.arrays import Numbers
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm
-from drrlib.lab.explorer.areas import Area, Areas
 from drrlib.lab.explorer.compose import check_mode, good_window
-from drrlib.lab.explorer.gantry import Gantry
 from drrlib.lab.explorer.handover import handed_over, views_of
-from drrlib.lab.explorer.marks import Marks, densest, pose_from_marks
 from drrlib.lab.explorer.placement import Placement
-from drrlib.lab.explorer.sights import Look, Sights, check_views, one_thread
+from drrlib.lab.explorer.pointing import Pointing
+from drrlib.lab.explorer.sights import Look, Sights, check_views
+from drrlib.lab.threads import limited_threads
 from drrlib.registration import RegistrationResult, register
 from drrlib.similarity import get_loss
 from drrlib.view import View
@@ -33,7 +32,7 @@ _DEFAULT = dict(sdd=1020.0, sod=510.0, pixels=200, extent=400.0)  # [mm] without
 _TRACE = 300  # losses that are kept
 
 
-class Explorer(Gantry):
+class Explorer(Pointing):
     """A CT that is aligned by hand to one or several X-ray images.
 
     Angles are radians and lengths mm, but where `degrees=True` says degrees.
@@ -55,11 +54,7 @@ class Explorer(Gantry):
         windows: (black, white) of the X-ray image and of the DRR, in their own grey values.
         negative: Whether dense is shown dark.
         step: Of step keys, degrees or mm.
-        pointing: Whether crosshairs are drawn.
-        cursor: Crosshair in the image (column, row), pixels of the full detector.
-        spot: Crosshair in the CT [mm, world].
-        radius_mm: Of the next circle, on the detector.
-        marks: Landmarks.
+        pointing, cursor, spot, radius_mm, marks, areas: As in `Pointing`.
         trace: (loss, whether at rest), newest last.
         result: Of the last registration, while the pose is its.
         status: What the status line says.
@@ -90,11 +85,8 @@ class Explorer(Gantry):
         self.sights = Sights(volume, carms[0], backend=backend, method=method, budget=budget)
         self.loss = get_loss(loss)
         self.mode = "overlay" if views else "DRR"
-        self.negative, self.radius_mm, self.pointing = False, 20.0, False
-        self.spot = tuple(volume.center.tolist())
-        self.marks, self.areas = Marks(), [Areas() for _ in carms]
+        self.negative = False
         self.trace: list[tuple[float, bool]] = []
-        self._cursors = [(0.5 * c.width, 0.5 * c.height) for c in carms]
         self._look: tuple[tuple, Look] | None = None
         self._windows = [None] * len(carms)
 
@@ -103,16 +95,6 @@ class Explorer(Gantry):
         return f"Explorer({self.volume}, {len(self.views)} X-ray images; {told} [deg, mm])"
 
     # --- reading -----------------------------------------------------------------------------
-
-    @property
-    def cursor(self) -> tuple[float, float]:
-        """Crosshair in the active view (column, row)."""
-        return self._cursors[self.active]
-
-    @property
-    def view(self) -> View | None:
-        """The active view with the shapes drawn in it and the lengths that were set, or None."""
-        return views_of(self)[self.active] if self.views else None
 
     @property
     def windows(self) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -132,17 +114,18 @@ class Explorer(Gantry):
             if self.trace and not moving:
                 self.trace[-1] = (self.trace[-1][0], True)
             return self._look[1]
-        image, took = self.sights.render(carm, self.pose, size)
+        image = self.sights.render(carm, self.pose, size)
         fixed = weights = loss = None
         if self.views:
             fixed, weights = self.fixed(size)
             pair = [torch.from_numpy(x)[None, None] for x in (fixed, image[0])]
             given = None if weights is None else torch.from_numpy(weights)[None, None]
-            with one_thread():
+            # Waking others takes longer than a small image does, more so on a shared processor.
+            with limited_threads():
                 loss = float(self.loss(*pair, given))
             self.trace = [*self.trace, (loss, not moving)][-_TRACE:]
         fine = size == self.sights.size(carm, True)
-        look = Look(image[0], fixed, weights, loss, fine, took)
+        look = Look(image[0], fixed, weights, loss, fine)
         self._look = (key, look)
         return look
 
@@ -179,114 +162,6 @@ class Explorer(Gantry):
         """Show dense as dark, or as bright."""
         self.negative = bool(negative)
         self._changed()
-
-    # --- pointing ----------------------------------------------------------------------------
-
-    def set_pointing(self, pointing: bool) -> None:
-        """Draw the crosshairs, or not."""
-        self.pointing = bool(pointing)
-        self._changed()
-
-    def set_radius(self, radius_mm: float) -> None:
-        """Of the next circle [mm, on the detector]."""
-        if not 0 < float(radius_mm) < float("inf"):
-            raise ConfigError(f"radius_mm is {radius_mm}; expected more than 0 mm on the detector")
-        self.radius_mm = float(radius_mm)
-        self._changed()
-
-    def point(self, column: float, row: float, moving: bool = False) -> None:
-        """Put the crosshair of the active view, in pixels of the full detector."""
-        self._cursors[self.active] = (float(column), float(row))
-        self._changed(moving)
-
-    def point_in_ct(self, x: float, y: float, z: float, moving: bool = False) -> None:
-        """Put the crosshair of the CT [mm, world]."""
-        self.spot = (float(x), float(y), float(z))
-        self._changed(moving)
-
-    def dive(self) -> None:
-        """Put the CT's crosshair on the densest voxel behind the image's crosshair."""
-        self.spot = densest(self.volume, self.carm, self.pose, self.cursor)
-        self._changed()
-
-    def draw(
-        self,
-        shape: str,
-        points: Sequence[Sequence[float]] | None = None,
-        *,
-        radius_mm: float | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Draw a region in the active view; it becomes weights.
-
-        Args:
-            shape: "circle", "rectangle" or "polygon".
-            points: (column, row) of the circle's centre, of two corners, or of three and more;
-                None for the crosshair, and for the corners that wait (`add_corner`).
-            radius_mm: Of a circle, on the detector; None for `radius_mm` of the explorer.
-            counts: Whether what lies inside counts; False leaves it out.
-
-        Raises:
-            ConfigError: what no region can be, or no X-ray image.
-        """
-        self._need_view()
-        areas = self.areas[self.active]
-        if points is None:
-            points = [self.cursor] if shape == "circle" else areas.corners
-            waiting = shape != "circle"
-        else:
-            waiting = False
-        points = tuple((float(x), float(y)) for x, y in points)
-        radius = self.radius_mm if radius_mm is None else float(radius_mm)
-        areas.add(Area(shape, points, radius, counts), self.views[self.active].carm)
-        if waiting:
-            areas.corners = []
-        self.say(f"regions: {len(areas.drawn)}; {self.counting():.0f} % of the image counts")
-
-    def add_corner(self) -> None:
-        """Keep the crosshair as a corner of the next rectangle or polygon."""
-        self._need_view()
-        corners = self.areas[self.active].corners
-        corners.append(self.cursor)
-        self.say(f"corners: {len(corners)}; two make a rectangle, three and more a polygon")
-
-    def erase(self, everything: bool = False) -> None:
-        """Take back the last corner or region of the active view, or all of them."""
-        areas = self.areas[self.active]
-        areas.clear() if everything else areas.drop()
-        self.say(f"left are {len(areas.drawn)} regions and {len(areas.corners)} corners")
-
-    def counting(self) -> float:
-        """Percent of the active view's pixels that count."""
-        view = self.view
-        whole = view is None or view.weights is None
-        return 100.0 if whole else 100 * float((view.weights > 0).double().mean())
-
-    def mark(self, name: str = "", *, image: bool = True, ct: bool = True) -> None:
-        """Place a landmark at the crosshairs: in the active view, in the CT, or in both."""
-        name = name.strip() or self.marks.next_name()
-        k = self.active if image else None
-        self.marks.set(
-            name, ct=self.spot if ct else None, view=k, pixel=self.cursor if image else None
-        )
-        self.say(f"landmark {name!r}; pairs in this view: {len(self.marks.pairs(self.active)[0])}")
-
-    def drop_mark(self, name: str) -> None:
-        """Forget a landmark."""
-        self.marks.drop(name)
-        self.say(f"landmark {name!r} is gone")
-
-    def pose_from_marks(self) -> None:
-        """Move the C-arm to where the landmarks say it is (`pnp`, or `arun` of crossed rays)."""
-        carms, k = self.placement.carms, self.active
-        pose, told = pose_from_marks(self.marks, carms, self.views, k, self.pose)
-        self._gesture = None
-        self._place(self.frames.placed(self.placement, pose))
-        self.say(told)
-
-    def _need_view(self) -> None:
-        if not self.views:
-            raise ConfigError("there is no X-ray image; explore(volume, view) takes one")
 
     # --- registering and handing over --------------------------------------------------------
 

@@ -15,7 +15,6 @@ from drrlib.lab.studies.registration import (
 )
 from drrlib.lab.studies.runner import (
     finished_trials,
-    installed_version,
     run_study,
     shard_log,
     trial_generator,
@@ -39,7 +38,6 @@ __all__ = [
     "eta_of",
     "finished_trials",
     "fluoroscopy",
-    "installed_version",
     "landmark_trials",
     "landmarks_of",
     "load_volume",

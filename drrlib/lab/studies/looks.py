@@ -15,7 +15,7 @@ from drrlib.errors import ConfigError
 from drrlib.geometry import CArm
 from drrlib.io import read_xray
 from drrlib.lab.detector import Effects, acquire, save_picture, two_materials
-from drrlib.lab.studies.protocol import check_effects, read_config
+from drrlib.lab.studies.protocol import read_config
 from drrlib.lab.studies.registration import pose_columns
 from drrlib.registration import PRESETS, register
 from drrlib.view import View
@@ -54,8 +54,7 @@ def look_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     if not looks or not views:
         raise ConfigError("looks or views is empty; expected at least one of each")
     for effects in looks.values():
-        check_effects(effects)
-        Effects(**effects)
+        Effects.of(effects)
     chosen = None if preset == "auto" else preset
     if isinstance(preset, Mapping):
         chosen = dataclasses.replace(PRESETS["xray"], **preset)
@@ -88,7 +87,7 @@ def photograph(drr: DRR, pose, dice: torch.Generator, **effects) -> View:
     whole = DRR(drr.volume, fine, method=drr.method, backend=drr.backend)
     with torch.no_grad():
         image = acquire(two_materials(whole), pose, dice, **effects)
-    suffix = ".png" if Effects(**effects).shown else ".tif"
+    suffix = ".png" if Effects.of(effects).shown else ".tif"
     with tempfile.TemporaryDirectory() as folder:
         path = save_picture(Path(folder) / f"xray{suffix}", image)
         return read_xray(path, carm=carm)

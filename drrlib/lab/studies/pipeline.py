@@ -16,8 +16,8 @@ from torch import Tensor
 
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError
-from drrlib.lab.detector import acquire, two_materials
-from drrlib.lab.studies.protocol import check_effects, read_config
+from drrlib.lab.detector import Effects, acquire, two_materials
+from drrlib.lab.studies.protocol import read_config
 from drrlib.lab.studies.registration import pose_columns, with_noise
 from drrlib.optimize import CmaEs, Objective, lowest
 from drrlib.registration import (
@@ -74,7 +74,7 @@ def pipeline_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
     protocol.refuse("a study of pipelines, which have their own steps,", *descent, "view")
     if method in _SQUARES:
         protocol.refuse(f"method {method!r}", "loss")
-    check_effects(effects)
+    Effects.of(effects)
     if not views:
         raise ConfigError("views is empty; expected theta, phi, gamma [deg] of one view or more")
     turn = [i % len(views) for i in indices]

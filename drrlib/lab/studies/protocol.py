@@ -16,7 +16,6 @@ from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, to_radians
 from drrlib.io import read_volume
 from drrlib.lab import datasets, phantoms
-from drrlib.lab.detector import EFFECTS
 from drrlib.lab.studies.runner import trial_generator
 from drrlib.optimize import GRADIENT_FREE, OPTIMIZERS, CmaEs, GradientFree, Optimizer
 from drrlib.registration import RegistrationResult, Schedule, descend
@@ -222,12 +221,3 @@ def read_config(config: Mapping, *names: str) -> tuple:
             f"the configuration lacks {', '.join(lacking)}; this work takes {', '.join(names)}"
         )
     return Protocol.of(config["protocol"]), *(config[name] for name in names[1:])
-
-
-def check_effects(names: Iterable[str]) -> None:
-    """Raise ConfigError if one of them is no effect of `detector.acquire`."""
-    unknown = sorted(set(names) - set(EFFECTS))
-    if unknown:
-        raise ConfigError(
-            f"there is no effect {', '.join(unknown)}; choose of {', '.join(EFFECTS)}"
-        )

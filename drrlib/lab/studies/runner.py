@@ -7,26 +7,25 @@ There is no scheduler here: whatever offers `concurrent.futures.Executor` runs t
 (`workers` opens the usual ones), and `drrlib study` runs a study from a file.
 """
 
-import contextlib
 import functools
 import json
 import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numba
 import numpy as np
 import pandas as pd
 import torch
 
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, WorkerError
+from drrlib.lab.threads import limited_threads
 from drrlib.progress import progress_bar, silent
+from drrlib.versions import installed_version
 
 Work = Callable[[Mapping, Sequence[int]], pd.DataFrame]
 _log = logging.getLogger("drrlib.lab.studies")
@@ -36,14 +35,6 @@ def trial_generator(seed: int, index: int) -> torch.Generator:
     """Random numbers of trial `index`: the same in any order, batch, process or resumed run."""
     state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)
-
-
-def installed_version(package: str) -> str:
-    """As its metadata say; "unknown" for a package that runs from its sources."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def run_study(
@@ -186,7 +177,7 @@ def _timed(work: Work, config: Mapping, threads: int | None, versions: dict, spa
             "versions everywhere"
         )
     began, clock = time.time(), time.perf_counter()
-    with _limited(threads), silent():
+    with limited_threads(threads), silent():
         table = work(config, span)
     if not isinstance(table, pd.DataFrame) or list(table.get("trial", ())) != list(span):
         raise ConfigError(
@@ -197,24 +188,6 @@ def _timed(work: Work, config: Mapping, threads: int | None, versions: dict, spa
     # Beside the values, so that tables of any origin are equal.
     table.attrs |= {"seconds": seconds, "began": began, "worker": worker}
     return table
-
-
-@contextlib.contextmanager
-def _limited(threads: int | None) -> Iterator[None]:
-    """One thread for PyTorch, so many for Numba.
-
-    Set here and not by environment variables: these are read when a library is loaded, which in a
-    new process may be before anybody can set them, and each kind of worker has other ways.
-    """
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(1)
-    if threads is not None:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
 
 
 def _lost(error: Exception, kept: str) -> str | None:

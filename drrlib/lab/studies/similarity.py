@@ -8,9 +8,9 @@ import torch
 
 from drrlib.errors import ConfigError
 from drrlib.geometry import mtre
-from drrlib.lab.detector import acquire, two_materials
+from drrlib.lab.detector import Effects, acquire, two_materials
 from drrlib.lab.evaluation import rate_columns
-from drrlib.lab.studies.protocol import check_effects, read_config
+from drrlib.lab.studies.protocol import read_config
 
 _EACH = {
     "scale, offset": dict(scale=0.5, offset=1.0),
@@ -54,7 +54,8 @@ def similarity_trials(config: Mapping, indices: Sequence[int]) -> pd.DataFrame:
         raise ConfigError(
             "conditions is empty; expected effects by name, such as {'same image': {}}"
         )
-    check_effects(x for effects in conditions.values() for x in effects)
+    for effects in conditions.values():
+        Effects.of(effects)
     numbers, met = zip(*((i // len(names), names[i % len(names)]) for i in indices), strict=True)
     drr = protocol.renderer()
     parts = two_materials(drr)

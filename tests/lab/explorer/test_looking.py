@@ -20,7 +20,7 @@ from drrlib.lab.explorer.slices import PLANES, Slices
 
 def look(fixed, moving, weights=None):
     fixed, moving = (np.array(x, dtype=np.float32) for x in (fixed, moving))
-    return Look(moving, fixed, weights, 0.0, True, 0.0)
+    return Look(moving, fixed, weights, 0.0, True)
 
 
 def test_what_moves_has_the_pixels_that_time_allows(head):
