@@ -4,7 +4,9 @@ SHELL := /bin/bash
 ENV := tools/env.sh
 PROFILE ?= quick
 ARGS ?=
+# Two files at a time, each with one thread: more would wait for each other most of the time.
 TWO := -n 2 --dist loadfile
+ALONE := OMP_NUM_THREADS=1
 
 # Real image series are read from DRRLIB_DATA; a folder beside the checkout is used unasked.
 ifndef DRRLIB_DATA
@@ -52,13 +54,14 @@ docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(ENV) python -m mkdocs build --strict
 	@echo "site/index.html"
 
-# Every step runs, whatever the others say; any failure makes the whole fail. Two files at a time.
+# Every step runs, whatever the others say; any failure makes the whole fail.
 # The notebooks are compared without a GPU, as their stored outputs were made.
 test: setup
 	@status=0; failed() { status=1; echo "make test: $$1 failed" >&2; }; \
 	$(MAKE) --no-print-directory lint || failed "ruff"; \
-	$(ENV) python -m pytest $(TWO) --durations=15 || failed "pytest tests"; \
-	CUDA_VISIBLE_DEVICES= $(ENV) python -m pytest $(TWO) --nbval-lax --nbval-current-env notebooks \
+	$(ALONE) $(ENV) python -m pytest $(TWO) --durations=15 || failed "pytest tests"; \
+	$(ALONE) NUMBA_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= \
+		$(ENV) python -m pytest $(TWO) --nbval-lax --nbval-current-env notebooks \
 		|| failed "pytest notebooks"; \
 	exit $$status
 

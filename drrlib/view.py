@@ -1,7 +1,6 @@
 """One X-ray image, with what is known of it."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -151,7 +150,7 @@ class View:
         return figure
 
 
-def as_views(views: "View | Sequence[View]") -> list[View]:
+def as_views(views: object) -> list[View]:
     """One view or several as a list.
 
     Raises:

@@ -37,6 +37,15 @@ def fresh_memory_is_nan(monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, filled(getattr(torch.Tensor, name)))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_each(request):
+    """Of several test processes; more threads than cores wait for each other most of the time."""
+    if hasattr(request.config, "workerinput"):
+        import numba
+
+        numba.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real series that DRRLIB_DATA names; the test is skipped where it is unset."""

@@ -181,9 +181,13 @@ class Objective:
         self._count = [0]  # shared with `rows`
 
     @property
-    def renders(self) -> int:
+    def renders(self) -> float:
         """Images that were rendered so far."""
         return self._count[0]
+
+    def count(self, images: float) -> None:
+        """Count images that were rendered for this elsewhere."""
+        self._count[0] += images
 
     def rows(self, rows: Int[Tensor, " r"]) -> "Objective":
         """The same for some of the images, which may repeat; its renders count here, too."""

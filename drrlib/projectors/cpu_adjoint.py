@@ -8,7 +8,7 @@ tasks write one voxel and the sums come in one order, whatever the number of thr
 import numpy as np
 from numba import prange
 
-from drrlib.projectors.cpu_compile import kernel
+from drrlib.compiled import kernel
 from drrlib.projectors.cpu_kernels import (
     f32,
     i32,

@@ -23,7 +23,7 @@ V(s) and V(p) are the attenuation at the ends (zero outside the grid).
 import numpy as np
 from numba import prange
 
-from drrlib.projectors.cpu_compile import kernel
+from drrlib.compiled import kernel
 
 f32, i32, u32 = np.float32, np.int32, np.uint32
 

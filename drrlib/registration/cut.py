@@ -121,6 +121,8 @@ class Covered:
         """
         image = image.detach()
         lit = image > _LIT * image.amax(dim=(1, 2, 3), keepdim=True)
-        near = max_pool2d(lit.to(image), 2 * _BESIDE + 1, stride=1, padding=_BESIDE)
+        near = lit.to(image)
+        for wide, high in ((2 * _BESIDE + 1, 1), (1, 2 * _BESIDE + 1)):
+            near = max_pool2d(near, (high, wide), stride=1, padding=(high // 2, wide // 2))
         left = near.clamp_min(_ELSE)
         return left if self.beyond is None else left * self.beyond(pose, image)

@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, pad
 from drrlib.drr import DRR
 from drrlib.geometry import Geometry
 from drrlib.optimize import Sight
+from drrlib.registration.crop import corners
 from drrlib.registration.cut import Beyond, Covered, continued
 from drrlib.similarity import Model
 from drrlib.volume import Volume
@@ -115,6 +116,11 @@ class Levels:
     def center(self) -> Float[Tensor, "3"]:
         """Of the volume [mm, world]."""
         return self._volume.center
+
+    @functools.cached_property
+    def corners(self) -> Float[Tensor, "8 3"]:
+        """Of the box around all of the volume that attenuates [mm, world]."""
+        return corners(self._volume)
 
     def binning(self, view: int, level: int) -> int:
         """Pixels of the detector joined along each side."""

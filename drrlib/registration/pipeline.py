@@ -31,6 +31,7 @@ from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import Geometry, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
 from drrlib.registration.candidates import candidates
+from drrlib.registration.crop import cropped
 from drrlib.registration.doubt import doubt
 from drrlib.registration.judge import beyond, hold, judge
 from drrlib.registration.levels import Levels
@@ -57,6 +58,7 @@ RANGE = (math.radians(45.0), 60.0)  # how far a pose may be from a start [rad, m
 # Steps below these end a level, and the finest level [rad, mm].
 _LOOSE, _TIGHT = ((1e-4,) * 3 + (0.02,) * 3), ((1e-5,) * 3 + (2e-3,) * 3)
 _AGAIN = 4  # times the rotations, and twice the candidates, where the first attempt is not sure
+_SETTLE = (2,)  # steps with the whole image after those with a part of it
 _FINE = 0.2  # times the coarse rates, halved from level to level: a descent at finer levels
 # Where the finest level has fewer pixels across, images are fitted without a smooth field, which
 # would take more of what holds the pose than it gives: errors grew at 48, and fell at 200.
@@ -260,9 +262,22 @@ class Registration:
         rows = self._with_lengths(rows, freed)
         if task.squares:
             grey = Model(window=window) if window else self._grey
-            return refine(objective, rows, owner, rounds, _TIGHT if last else _LOOSE, grey)
+            still = _TIGHT if last else _LOOSE
+            if self.levels.only:
+                rows, rounds = self._nearby(objective, rows, owner, rounds, still, grey), _SETTLE
+            return refine(objective, rows, owner, rounds, still, grey)
         rates = tuple(_FINE * rate / 2**level for rate in self.preset.rates)
         return refine_by_descent(objective, rows, owner, rates, 3 * sum(rounds))
+
+    def _nearby(self, objective, rows, owner, rounds, still, grey) -> Tensor:
+        """The same for one bone among others, each row by the part of the images around it."""
+        ended = []
+        for row, whose in zip(rows.split(1), owner.split(1), strict=True):
+            part, share = cropped(objective.rows(whose), row, self.levels.corners)
+            one = refine(part, row, torch.zeros_like(whose), rounds, still, grey)
+            objective.count(share * part.renders)
+            ended.append(one.parameters)
+        return torch.cat(ended)
 
     def _result(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
         """One image's pose and how the image holds it, not yet judged."""

@@ -9,13 +9,12 @@ weights, so that nothing behind a mask reaches into what is compared.
 Source: normalised convolution, Knutsson and Westin 1993, doi:10.1109/CVPR.1993.341081.
 """
 
-import functools
-import math
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from drrlib.similarity.blur import blur
 
 # A window's variance is taken as this part of the image's mean one at least: what is flatter shows
 # noise alone.
@@ -66,16 +65,3 @@ def normalise(
     least = (weights * variance).sum(dim=(1, 2), keepdim=True).detach() / total
     deviation = (variance + _FLAT * least + 1e-8).sqrt()
     return Normalised(apart / deviation, deviation, weights, share, window)
-
-
-def blur(image: Float[Tensor, "*n h w"], window: float) -> Float[Tensor, "*n h w"]:
-    """By a Gaussian of so many pixels; nothing comes in from outside, so the edge loses."""
-    height, width = image.shape[-2:]
-    rows, columns = (_gaussian(n, window).to(image) for n in (height, width))
-    return rows @ image @ columns
-
-
-@functools.lru_cache(maxsize=32)
-def _gaussian(count: int, window: float) -> Float[Tensor, "count count"]:
-    x = torch.arange(count, dtype=torch.float64)
-    return torch.exp(-((x[:, None] - x) ** 2) / (2 * window**2)) / (window * math.sqrt(2 * math.pi))

@@ -363,8 +363,9 @@ def test_gradients_repeat_bit_by_bit_for_any_thread_count():
     import numba
 
     v, before, runs = GENERIC_VIEWS["oblique"], numba.get_num_threads(), []
+    most = numba.config.NUMBA_NUM_THREADS
     try:
-        for threads in (1, before, 1):
+        for threads in (1, most, 1):
             numba.set_num_threads(threads)
             runs.append(_render(random_volume(), affine(), v, "siddon", "cpu"))
     finally:
@@ -544,7 +545,7 @@ render(0)
 
 
 def test_without_a_folder_to_write_to_kernels_are_compiled_anew(monkeypatch, capfd):
-    from drrlib.projectors import cpu_compile
+    from drrlib import compiled
 
     def add(x):
         return x + 1
@@ -553,8 +554,8 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_anew(monkeypatch, cap
     refused = RuntimeError("cannot cache function 'add': no locator available")
     enable = mock.Mock(side_effect=refused)
     monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", enable)
-    cpu_compile._say_uncached.cache_clear()
-    assert [cpu_compile.kernel(add)(1) for _ in range(2)] == [2, 2] and enable.called
+    compiled._say_uncached.cache_clear()
+    assert [compiled.kernel(add)(1) for _ in range(2)] == [2, 2] and enable.called
     said = capfd.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "NUMBA_CACHE_DIR" in said[0]
 
@@ -562,12 +563,12 @@ def test_without_a_folder_to_write_to_kernels_are_compiled_anew(monkeypatch, cap
 def test_compiling_says_so(monkeypatch, capfd):
     from types import SimpleNamespace
 
-    from drrlib.projectors import cpu
+    from drrlib import turns
 
-    monkeypatch.setattr(cpu, "_SILENCE", 0.01)
+    monkeypatch.setattr(turns, "_SILENCE", 0.01)
     stats = SimpleNamespace(cache_path=None)
     for signatures, said in (([], True), (["compiled before"], False)):
-        with cpu._turn(SimpleNamespace(signatures=signatures, stats=stats)):
+        with turns.turn(SimpleNamespace(signatures=signatures, stats=stats)):
             time.sleep(0.2)
         assert ("compiling the CPU kernel" in capfd.readouterr().err) is said
 
@@ -604,7 +605,7 @@ def test_a_full_disk_costs_a_compilation_and_one_line(step, monkeypatch, capfd):
     """Numba raises where it cannot save or read a kernel that it has compiled."""
     from numba.core.caching import IndexDataCacheFile
 
-    from drrlib.projectors import cpu_compile
+    from drrlib import compiled
 
     def add(x):
         return x + 1
@@ -613,8 +614,8 @@ def test_a_full_disk_costs_a_compilation_and_one_line(step, monkeypatch, capfd):
     monkeypatch.setattr(IndexDataCacheFile, step, full)
     monkeypatch.setattr(IndexDataCacheFile, "_save_data", mock.Mock())
     monkeypatch.setattr(IndexDataCacheFile, "_save_index", mock.Mock())
-    cpu_compile._say_uncached.cache_clear()
-    kernels = [cpu_compile.kernel(add) for _ in range(2)]
+    compiled._say_uncached.cache_clear()
+    kernels = [compiled.kernel(add) for _ in range(2)]
     assert [kernel(1) for kernel in kernels] == [2, 2] and full.called
     said = capfd.readouterr().err.strip().splitlines()
     assert len(said) == 1 and "No space left" in said[0] and "NUMBA_CACHE_DIR" in said[0]

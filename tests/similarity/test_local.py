@@ -6,8 +6,9 @@ import pytest
 import scipy.ndimage
 import torch
 
+from drrlib.errors import BackendError
 from drrlib.similarity import normalise
-from drrlib.similarity.local import blur
+from drrlib.similarity.blur import blur
 
 
 def _image(*shape, seed=0):
@@ -21,6 +22,27 @@ def test_blur_is_a_gaussian():
     )
     # scipy makes the sampled Gaussian sum to 1, which it does to 1e-7 at this width anyway.
     assert (blur(image, 2.0) - torch.tensor(inside)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 7, 40), (2, 2, 65, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_compiled_blur_is_the_product_of_matrices(size, dtype):
+    from drrlib.similarity import blur as module
+
+    image = _image(*size).to(dtype).requires_grad_()
+    rows, columns = (module._matrix(n, 2.5).to(dtype) for n in size[-2:])
+    wanted, found = rows @ image @ columns, blur(image, 2.5)
+    assert found.shape == image.shape and torch.allclose(found, wanted, atol=5e-7, rtol=0)
+    pulled = _image(*size, seed=1).to(dtype)
+    (slope,) = torch.autograd.grad(found, image, pulled)
+    assert torch.allclose(slope, rows @ pulled @ columns, atol=5e-7, rtol=0)
+
+
+def test_a_second_derivative_of_the_blur_is_refused():
+    image = _image(1, 8, 8).requires_grad_()
+    (slope,) = torch.autograd.grad(blur(image, 2.0).square().sum(), image, create_graph=True)
+    with pytest.raises(BackendError, match="second derivative"):
+        slope.sum().backward()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
