@@ -19,7 +19,13 @@ from drrlib.io import (
     start_from_dicom,
 )
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.registration import Registration, RegistrationResult, descend, register
+from drrlib.registration import (
+    Registration,
+    RegistrationResult,
+    descend,
+    register,
+    register_bodies,
+)
 from drrlib.similarity import ncc, zncc
 from drrlib.view import View
 from drrlib.volume import Volume
@@ -49,6 +55,7 @@ __all__ = [
     "read_xray",
     "regions",
     "register",
+    "register_bodies",
     "start_from_dicom",
     "zncc",
 ]

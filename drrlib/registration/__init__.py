@@ -1,6 +1,7 @@
 """From X-ray images and a CT to a pose that is judged; starts from landmarks."""
 
 from drrlib.registration.api import register
+from drrlib.registration.bodies import register_bodies
 from drrlib.registration.candidates import EVERYWHERE
 from drrlib.registration.descent import COARSE_TO_FINE, PAPER, Schedule, descend
 from drrlib.registration.everywhere import sweep_everywhere
@@ -37,6 +38,7 @@ __all__ = [
     "pnp",
     "refine",
     "register",
+    "register_bodies",
     "spread",
     "sweep",
     "sweep_everywhere",

@@ -35,7 +35,10 @@ _EDGE = 0.25  # pixels of the finest level by which an outline may be off all ar
 
 
 def doubt(
-    sights: Sequence[Sight], linear: Sequence[Linear], parameters: Float[Tensor, "m n"]
+    sights: Sequence[Sight],
+    linear: Sequence[Linear],
+    parameters: Float[Tensor, "m n"],
+    bodies: Sequence[Sight] | None = None,
 ) -> Float[Tensor, "m n n"]:
     """Covariance of the parameters, from residuals and from how far other measures would move them.
 
@@ -43,6 +46,7 @@ def doubt(
         sights: The views, normalised in windows.
         linear: What they show at the poses.
         parameters: Of the poses, and freed lengths after them.
+        bodies: Of several bodies whose images add up, the first view of each; six parameters each.
     """
     block = max(1, min(sights[0].fixed.shape[-2:]) // _BLOCKS)
     total = _NOISE**2 * covariance(sights, linear, block)
@@ -53,15 +57,23 @@ def doubt(
         _WIDER * _step(model.curvature, model.gradient),
     ]
     if len(sights) == 1:
-        drr, depth = sights[0].drr, torch.zeros_like(parameters)
-        depth[:, 3:6] = drr.pose(parameters[:, :6])[:, :3, 2].to(depth)
-        off = _LENGTHS_OF_SCAN if isinstance(drr.carm, ScanProjection) else _LENGTHS
-        moves.append(off * float(drr.carm.sod) * depth)
-        if sights[0].only:
-            moves.append(_EDGE * drr.carm.pixel / _radius(drr.volume) * float(drr.carm.sod) * depth)
+        for k, body in enumerate(bodies or sights):
+            moves += _deeper(body, parameters, 6 * k)
     for move in moves:
         total = total + move[:, :, None] * move[:, None]
     return total
+
+
+def _deeper(sight: Sight, parameters: Float[Tensor, "m n"], first: int) -> list[Tensor]:
+    """How far lengths that are off, and an outline that is, move a body along the view."""
+    drr, depth = sight.drr, torch.zeros_like(parameters)
+    pose = drr.pose(parameters[:, first : first + 6])
+    depth[:, first + 3 : first + 6] = pose[:, :3, 2].to(depth)
+    off = _LENGTHS_OF_SCAN if isinstance(drr.carm, ScanProjection) else _LENGTHS
+    moves = [off * float(drr.carm.sod) * depth]
+    if sight.only:
+        moves.append(_EDGE * drr.carm.pixel / _radius(drr.volume) * float(drr.carm.sod) * depth)
+    return moves
 
 
 def _radius(volume: Volume) -> float:
