@@ -147,6 +147,40 @@ class Volume:
         affine[:3, 3] += affine[:3, :3] @ torch.tensor(lower, dtype=torch.float64)
         return Volume(mu.contiguous(), affine, self.center)
 
+    def structure(self, mask: Tensor) -> "Volume":
+        """What a mask covers, alone: cut to its box, whose middle is the new centre.
+
+        Args:
+            mask: Which voxels belong to it [x, y, z], boolean.
+
+        Raises:
+            ShapeError: not a mask of this grid.
+            VolumeError: nothing in it attenuates.
+        """
+        kept = self.with_mu(torch.where(self._mask(mask), self.mu, 0.0)).crop_to_support()
+        return Volume(kept.mu, kept.affine)
+
+    def without(self, mask: Tensor, mu: float = 0.0) -> "Volume":
+        """The volume with other attenuation where a mask covers it.
+
+        Args:
+            mask: Which voxels to empty [x, y, z], boolean.
+            mu: What they get [1/mm]; 0 is air, `MU_WATER` about soft tissue.
+
+        Raises:
+            ShapeError: not a mask of this grid.
+        """
+        return self.with_mu(torch.where(self._mask(mask), mu, self.mu))
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        mask = torch.as_tensor(mask)
+        if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
+            raise ShapeError(
+                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected a boolean for each "
+                f"of the {self.shape} voxels, such as labels == 3"
+            )
+        return mask.to(self.mu.device)
+
     def coarsen(self, factor: int | tuple[int, int, int]) -> "Volume":
         """Average blocks of voxels. Where a size is not divisible, air is added at its upper end.
 

@@ -39,6 +39,7 @@ from drrlib.io.dicom_series import CTSeries, list_series, read_ct_series
 from drrlib.io.dicom_write import write_ct_series
 from drrlib.io.distortion import Distortion
 from drrlib.io.drr_write import DRR_SUFFIXES, write_drr
+from drrlib.io.labels import read_labels
 from drrlib.io.localizer_file import is_localizer, read_localizer
 from drrlib.io.localizer_header import localizer_from_dicom
 from drrlib.io.mesh import read_mesh
@@ -62,6 +63,7 @@ __all__ = [
     "list_series",
     "localizer_from_dicom",
     "read_ct_series",
+    "read_labels",
     "read_localizer",
     "read_mayacam",
     "read_mesh",

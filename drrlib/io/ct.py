@@ -49,11 +49,11 @@ def read_volume(
     given = {name: value for name, value in choice.items() if value is not None}
     if isinstance(path_or_paths, (str, os.PathLike)):
         path = Path(path_or_paths)
-        if _suffix(path) in OTHERS:
+        if suffix(path) in OTHERS:
             raise ConfigError(
-                f"{path.name!r} does not tell what its values are; use {OTHERS[_suffix(path)]}"
+                f"{path.name!r} does not tell what its values are; use {OTHERS[suffix(path)]}"
             )
-        reader = READERS.get(_suffix(path))
+        reader = READERS.get(suffix(path))
         if reader and not path.is_dir():
             if given:
                 raise ConfigError(
@@ -65,7 +65,8 @@ def read_volume(
     return Volume.from_hu(found.hu, found.affine, mu_water=mu_water)
 
 
-def _suffix(path: Path) -> str:
+def suffix(path: Path) -> str:
+    """What tells the kind of a file, such as .nii.gz."""
     name = path.name.lower()
     return next((s for s in (*READERS, *PACKED) if name.endswith(s)), path.suffix.lower())
 
@@ -74,7 +75,7 @@ def _check_container(path: Path) -> None:
     """Raises DicomError or VolumeError where the path holds a CT in another way than as files."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        volumes = [p for p in files if _suffix(p) in READERS]
+        volumes = [p for p in files if suffix(p) in READERS]
         if volumes and len(volumes) == len(files):
             raise VolumeError(
                 f"the folder holds {len(volumes)} files of one volume each, first "
@@ -82,5 +83,5 @@ def _check_container(path: Path) -> None:
             )
     elif path.is_file() and path.name.upper() == "DICOMDIR":
         raise DicomError("a DICOMDIR is an index without images; pass the folder that it lies in")
-    elif path.is_file() and (_suffix(path) in PACKED or zipfile.is_zipfile(path)):
+    elif path.is_file() and (suffix(path) in PACKED or zipfile.is_zipfile(path)):
         raise DicomError("the file is an archive; unpack it and pass the folder")
