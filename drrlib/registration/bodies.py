@@ -6,6 +6,7 @@ first; what was found is taken off the image, for those that are still in doubt;
 them move together, by Levenberg-Marquardt on images that are the sum of theirs.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,7 +75,8 @@ def register_bodies(
         better = again.converged or again.loss < found[k].loss
         renders = found[k].renders + again.renders
         found[k] = replace(again if better else found[k], renders=renders)
-    found = Together(views, bodies, plan, backend).settle(found)
+    negative = min(found, key=lambda one: one.loss).inverted
+    found = Together(views, bodies, plan, backend, negative).settle(found)
     share = (time.perf_counter() - began) / len(bodies)
     return [replace(one, seconds=share) for one in found]
 
@@ -133,19 +135,31 @@ class Together(Objective):
         bodies: Volumes.
         plan: Whose finest level and window count.
         backend: As in `DRR`.
+        negative: Whether the images are negatives.
     """
 
-    def __init__(self, views: Sequence[View], bodies: Sequence[Volume], plan: Preset, backend: str):
+    def __init__(
+        self,
+        views: Sequence[View],
+        bodies: Sequence[Volume],
+        plan: Preset,
+        backend: str,
+        negative: bool = False,
+    ):
         self.bodies, cameras = tuple(bodies), [view.carm for view in views]
-        images = [view.image[None, None] for view in views]
+        images = [(-1 if negative else 1) * view.image[None, None] for view in views]
         weights = [None if v.weights is None else v.weights[None, None] for v in views]
         most, relatives = [view.most for view in views], _relatives(views)
         levels = [
             Levels(body, cameras, relatives, backend, plan.finest, True, most) for body in bodies
         ]
-        self.share = levels[0].share(levels[0].last)
+        # Bodies of other sizes have other numbers of levels, and none is finer than all allow.
+        joined = max(one.binning(0, one.last) for one in levels)
+        at = [one.last - round(math.log2(joined / one.binning(0, one.last))) for one in levels]
+        self.share = 1 / joined**2
         self.each = [
-            Objective(one.sights(one.last, images, weights, window=plan.window)) for one in levels
+            Objective(one.sights(level, images, weights, window=plan.window))
+            for one, level in zip(levels, at, strict=True)
         ]
         super().__init__(self.each[0].sights)
 

@@ -63,6 +63,20 @@ def test_two_bones_over_each_other(scene):
         assert one.path[-1][2] < one.path[-2][2]  # the sum explains more than the body alone
 
 
+def test_a_negative_and_bodies_of_very_different_size(scene):
+    views, bodies, _ = scene
+    bodies = [bodies[0], _bone(3, 14.0, (40.0, 10.0, 40.0))]
+    pose = views[0].pose
+    lines = sum(DRR(body, CARM)(pose[None])[0, 0] for body in bodies)
+    start = torch.stack([CARM.eta(pose, body.center) for body in bodies])
+    found = register_bodies(
+        View(-lines, CARM, lines=False), bodies, start + 0.02, preset=QUICK, search=(0.05, 4.0)
+    )
+    assert found[0].inverted and found[0].compare(pose).parts.in_plane < 0.3
+    # Ten pixels across, in one view: it says that it hardly knows.
+    assert found[1].compare(pose).mtre < 2 * found[1].target_sd and not found[1].converged
+
+
 def test_the_model_is_the_sum_and_its_derivative(scene):
     """Gauss-Newton's gradient of the twelve parameters against differences of the loss."""
     views, bodies, true = scene
