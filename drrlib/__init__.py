@@ -19,7 +19,14 @@ from drrlib.io import (
     start_from_dicom,
 )
 from drrlib.projectors import Grid, line_integrals, project
-from drrlib.registration import Registration, RegistrationResult, descend, register
+from drrlib.registration import (
+    Registration,
+    RegistrationResult,
+    Track,
+    descend,
+    register,
+    track,
+)
 from drrlib.similarity import ncc, zncc
 from drrlib.view import View
 from drrlib.volume import Volume
@@ -31,6 +38,7 @@ __all__ = [
     "Registration",
     "RegistrationResult",
     "ScanProjection",
+    "Track",
     "View",
     "Volume",
     "carm_from_dicom",
@@ -50,5 +58,6 @@ __all__ = [
     "regions",
     "register",
     "start_from_dicom",
+    "track",
     "zncc",
 ]
