@@ -16,6 +16,7 @@ from drrlib.io import (
     read_tiff_stack,
     read_volume,
     read_xray,
+    read_xray_run,
     start_from_dicom,
 )
 from drrlib.projectors import Grid, line_integrals, project
@@ -55,6 +56,7 @@ __all__ = [
     "read_tiff_stack",
     "read_volume",
     "read_xray",
+    "read_xray_run",
     "regions",
     "register",
     "start_from_dicom",

@@ -14,8 +14,8 @@ from drrlib.registration.report import REPORTS
 from drrlib.registration.result import Comparison, RegistrationResult
 from drrlib.registration.stages import descend_together, refine
 from drrlib.registration.sweep import spread, sweep
-from drrlib.registration.track import track
 from drrlib.registration.track_result import Track
+from drrlib.registration.tracking import track
 
 __all__ = [
     "COARSE_TO_FINE",

@@ -70,6 +70,8 @@ def register(
         ShapeError, ConfigError: what is wrong with which argument.
         GeometryError: views that look away from each other, or from the volume.
     """
+    if not isinstance(volume, Volume):
+        raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
     views = as_views(views)
     first, (start, search) = views[0], look_where(views[0], volume, start, search, preset)
     if preset == "paper":
@@ -119,8 +121,6 @@ def look_where(
     Raises:
         ShapeError, ConfigError, GeometryError: as `register`.
     """
-    if not isinstance(volume, Volume):
-        raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
     start = _start(view, volume, start)
     if search is None:
         search = EVERYWHERE if start is None else RANGE

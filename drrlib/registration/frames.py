@@ -10,7 +10,7 @@ from torch import Tensor
 from drrlib.arrays import as_tensor
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import Geometry, inverse
-from drrlib.view import View, as_views
+from drrlib.view import View
 
 Frame = View | Sequence[View] | Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray] | None
 _SAME = 1e-6  # part of a length by which cameras of two time steps may differ
@@ -32,8 +32,11 @@ class Instant(NamedTuple):
     lacks: str
 
 
-def instants(frames: Sequence[Frame]) -> tuple[list[View], list[Instant]]:
+def instants(frames) -> tuple[list[View], list[Instant]]:
     """The views of the first time step, and all time steps.
+
+    Args:
+        frames: As in `track`, whatever came.
 
     Raises:
         ShapeError, ConfigError: no time steps, or one that is not as the first.
@@ -46,14 +49,17 @@ def instants(frames: Sequence[Frame]) -> tuple[list[View], list[Instant]]:
     frames = list(frames)
     if not frames:
         raise ConfigError("frames is empty; expected a View, or a list of views, for each instant")
-    try:
-        first = as_views(frames[0])
-    except ConfigError as error:
-        raise ConfigError(f"frames[0]: {error}; the first time step tells the cameras") from None
+    first = list(frames[0]) if isinstance(frames[0], list | tuple) else [frames[0]]
+    other = [type(view).__name__ for view in first if not isinstance(view, View)]
+    if other or not first:
+        raise ConfigError(
+            f"frames[0] is {', '.join(other) or 'empty'}; expected a View, or several: the first "
+            "time step tells the cameras"
+        )
     return first, [_instant(frame, k, first) for k, frame in enumerate(frames)]
 
 
-def _instant(frame: Frame, k: int, first: Sequence[View]) -> Instant:
+def _instant(frame, k: int, first: Sequence[View]) -> Instant:
     if frame is None:
         return Instant([], [], "no image")
     parts = list(frame) if isinstance(frame, list | tuple) else [frame]

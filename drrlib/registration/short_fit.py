@@ -30,8 +30,9 @@ from drrlib.registration.task import Task
 from drrlib.similarity import Model, zncc_loss
 
 # Most steps of the first and the second level, and what ends each [rad, mm].
-_COARSE, _FINE = 4, (2,)
+_COARSE, _FINE = 4, (1,)
 _LOOSE, _STILL = ((2e-3,) * 3 + (0.2,) * 3), ((1e-4,) * 3 + (0.02,) * 3)
+_ROUNDS = 4  # of outliers' weights
 _SMALLEST = 48  # pixels across a level at which a fit may end
 _SAME = 4.0  # [mm] mTRE of starts that are one
 # Loss against the median of the frames before: so many times, or so much more.
@@ -147,7 +148,7 @@ class ShortFit:
         reg, level = self.registration, self.used[-1]
         objective = Objective(reg.levels.sights(level, images, weights, (), window))
         grey = Model(window=window) if window else reg.grey
-        one = refine(objective, p, torch.zeros(1, dtype=torch.long), _FINE, _STILL, grey)
+        one = refine(objective, p, torch.zeros(1, dtype=torch.long), _FINE, _STILL, grey, _ROUNDS)
         sights = one.objective.sights
         model = normal_equations(sights, one.linear)
         spreads = (
@@ -166,7 +167,7 @@ class ShortFit:
         others = loss[mtre(poses, poses[best : best + 1], self.registration.points) > APART]
         return float(others.min() / loss[best]) if len(others) else None
 
-    def distinct(self, starts: Float[Tensor, "s 6"]) -> Float[Tensor, "s 6"]:
+    def distinct(self, starts: Float[Tensor, "s 6"]) -> Float[Tensor, "k 6"]:
         """Starts that are not nearly an earlier one."""
         poses, kept = self.registration.pose_of(starts), [0]
         for k in range(1, len(starts)):

@@ -79,6 +79,8 @@ def track(
     Raises:
         ShapeError, ConfigError, GeometryError: what is wrong with which argument or frame.
     """
+    if not isinstance(volume, Volume):
+        raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
     _check_options(preset, reach, smooth)
     views, steps = instants(frames)
     start, search = look_where(views[0], volume, start, search, preset)
