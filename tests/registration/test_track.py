@@ -205,13 +205,13 @@ def test_smoothing_is_off_by_default_and_takes_noise_away(run, volume):
     assert found.smooth is None
     eta = motion(30)
     dice = torch.Generator().manual_seed(3)
-    spread = torch.tensor([1e-3] * 3 + [0.05, 0.8, 0.05], dtype=torch.float64)  # depth is y
-    noisy = eta + spread * torch.randn(eta.shape, generator=dice, dtype=torch.float64)
+    axes = torch.eye(6).double().repeat(len(eta), 1, 1)
+    axes[:, 3:, 3:] = CARM.pose(eta, volume.center)[:, :3, :3]  # one view tells depth loosely
+    spread = axes * torch.tensor([1e-3] * 3 + [0.05, 0.05, 0.8], dtype=torch.float64)
+    noise = torch.randn(len(eta), 6, 1, generator=dice, dtype=torch.float64)
     results = [
-        dataclasses.replace(
-            found[1], eta=x, pose=CARM.pose(x, volume.center), covariance=spread.square().diag()
-        )
-        for x in noisy
+        dataclasses.replace(found[1], eta=x, pose=CARM.pose(x, volume.center), covariance=c)
+        for x, c in zip(eta + (spread @ noise)[..., 0], spread @ spread.mT, strict=True)
     ]
     results[10] = dataclasses.replace(
         results[10], pose=found[1].pose, eta=found[1].eta, converged=False
