@@ -22,12 +22,13 @@ from pathlib import Path
 import record
 import torch
 
-from drrlib import CArm, Preset, View, Volume, eta, register, track
+from drrlib import CArm, View, Volume, eta, register, track
 from drrlib.lab import datasets, phantoms
 from drrlib.lab.studies import fluoroscopy, motion
+from drrlib.registration import Preset
 
 PIXELS, EXTENT, SDD, SOD = 200, 400.0, 1020.0, 510.0
-CTS = {"plastic": "head", "pelvis": "pelvis"}
+CTS = {"plastic": "plastic_skull", "pelvis": "pelvis"}
 OFF = torch.tensor([0.2, -0.2, 0.2, 20.0, -20.0, 20.0], dtype=torch.float64)
 
 

@@ -27,7 +27,7 @@ _COLORS = 96  # of a picture, at most
 
 
 def show_motion(track: Track, truth: Numbers | None = None, *, width: float = WIDE) -> Figure:
-    """The six parameters over time: two stated deviations as a band, doubtful time steps as crosses.
+    """The six parameters over time; bands: two stated deviations, crosses: doubtful time steps.
 
     Args:
         track: What was found.
