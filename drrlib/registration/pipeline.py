@@ -333,6 +333,7 @@ class Registration:
         return torch.cat([rows[:, :6], rows.new_tensor(lengths).expand(len(rows), -1)], dim=1)
 
     def pose_of(self, eta: Tensor) -> Tensor:
+        """Poses of the first camera about the volume's centre."""
         return self.carm.pose(eta, self.volume.center)
 
 

@@ -208,6 +208,10 @@ def verdict(ended: Ended, before: Before, jumped: float, allowed: float) -> tupl
 
 
 def searching(preset: Preset, part: float) -> Preset:
-    """The plan of a fresh search over a part of the usual range, once."""
+    """The plan of a fresh search, once, with so many times the rotations.
+
+    Where the range is larger than usual, more of them go on as well.
+    """
     rotations = max(32, round(preset.rotations * part))
-    return replace(preset, rotations=rotations, attempts=1)
+    kept = round(preset.kept * max(part, 1.0) ** 0.5)
+    return replace(preset, rotations=rotations, kept=kept, attempts=1)

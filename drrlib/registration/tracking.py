@@ -28,7 +28,7 @@ _log = logging.getLogger("drrlib.registration")
 
 REACH = (math.radians(15.0), 20.0)  # of a fresh search one time step after a trusted pose
 _GROWS = 0.25  # of the reach, for each further time step
-_LEAST = 0.25  # of the usual rotations, however short the reach
+_LEAST, _MOST = 0.25, 4.0  # times the usual rotations, however short or long the reach
 _TRIES = 2  # short fits before a search
 _RECENT = 3  # time steps over which two trusted poses give a velocity
 
@@ -41,7 +41,7 @@ def track(
     preset: str | Preset | None = None,
     search: tuple[float, float] | None = None,
     reach: tuple[float, float] = REACH,
-    fine: bool = False,
+    fine: bool | None = None,
     smooth: float | None = None,
     backend: str = "auto",
     only: bool = False,
@@ -67,8 +67,9 @@ def track(
         reach: How far a fresh search looks one time step after a trusted pose: each angle [rad] and
             each shift [mm]. It grows by a quarter for each further step, up to 45 degrees and 60
             mm, or up to itself where it is larger.
-        fine: End each frame at `register`'s finest level. Else one level coarser, for a fourth of
-            the pixels, where that leaves 48 across.
+        fine: Whether each frame ends at `register`'s finest level, or one level coarser, for a
+            fourth of the pixels, where that leaves 48 across. None for the coarser one where it
+            holds the pose at the first time step, which one bone among others needs the finest for.
         smooth: Width of a smoothing over time [time steps, a standard deviation], in which poses
             weigh by their stated covariance; None for none.
         backend: As in `DRR`.
@@ -114,8 +115,9 @@ def _check_options(preset, reach, smooth) -> None:
 class _Body:
     """Where a body is, as far as the time steps so far tell."""
 
-    def __init__(self, registration: Registration, start, search, reach, fine: bool):
-        self.registration, self.fit = registration, ShortFit(registration, fine)
+    def __init__(self, registration: Registration, start, search, reach, fine: bool | None):
+        self.registration, self.fine = registration, fine
+        self.fit = ShortFit(registration, registration.levels.only if fine is None else fine)
         self.start, self.search, self.reach = start, search, reach
         self.held: RegistrationResult | None = None  # the last pose that images held, and when
         self.since = 0
@@ -166,6 +168,9 @@ class _Body:
         )
         if found.converged or _loose(found):
             ended = self._checked(instant, found)
+            if self.fine is None and found.converged and not ended.result.target_sd < SURE:
+                self.fit = ShortFit(self.registration, fine=True)
+                ended = self._checked(instant, found)
             self.before.add(ended.result)
             found = replace(found, renders=found.renders + ended.result.renders)
         return found
@@ -177,7 +182,7 @@ class _Body:
             min(x * further, max(x, most)) for x, most in zip(self.reach, RANGE, strict=True)
         )
         part = max(r / most for r, most in zip(reach, RANGE, strict=True)) ** 2
-        plan = searching(self.registration.preset, min(max(part, _LEAST), 1.0))
+        plan = searching(self.registration.preset, min(max(part, _LEAST), _MOST))
         (found,) = self.registration.with_preset(plan)(
             instant.images,
             self.held.eta.reshape(1, 1, 6),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -42,8 +43,7 @@ def show_motion(track: Track, truth: Numbers | None = None, *, width: float = WI
         if truth.shape != eta.shape:
             raise ShapeError(f"truth has shape {truth.shape}; expected {eta.shape}, as the track")
     spread = _spreads(track)
-    figure = Figure(figsize=(width, 0.5 * width), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True)
+    figure, axes = plt.subplots(2, 3, figsize=(width, 0.5 * width), sharex=True)
     step = np.arange(len(eta))
     for q, (axis, name) in enumerate(zip(axes.flat, PARAMETERS, strict=True)):
         value = np.where(good, eta[:, q], np.nan)
@@ -56,8 +56,9 @@ def show_motion(track: Track, truth: Numbers | None = None, *, width: float = WI
         if len(known):
             margin = 0.15 * max(np.ptp(known), 0.1)
             axis.set_ylim(known.min() - margin, known.max() + margin)
-        low = axis.get_ylim()[0]
-        axis.plot(step[~good], np.full((~good).sum(), low), "x", color=RED, ms=4, clip_on=False)
+        if not good.all():  # what is not clipped and empty confuses the layout
+            low = np.full((~good).sum(), axis.get_ylim()[0])
+            axis.plot(step[~good], low, "x", color=RED, ms=4, clip_on=False)
         axis.set_ylabel(f"{name} [{'deg' if q < 3 else 'mm'}]")
     for axis in axes[1]:
         axis.set_xlabel("time step")
@@ -87,7 +88,7 @@ def _spreads(track: Track) -> np.ndarray:
 def save_animation(
     path: str | os.PathLike,
     track: Track,
-    frames: Sequence[View | Sequence[View]],
+    frames: Sequence[View | Sequence[View] | None],
     volume: Volume,
     *,
     width: int = 240,
@@ -102,7 +103,7 @@ def save_animation(
         track: Of these frames.
         frames: As they were given to `track`, all as views; None for those without an image.
         volume: Likewise.
-        width: Of a picture [pixels], at most; several views stand beside each other.
+        width: Of a picture [pixels]; several views stand beside each other.
         milliseconds: For each frame.
 
     Raises:
@@ -151,9 +152,10 @@ def _gif(pictures: list[np.ndarray], width: int, colors: int, milliseconds: int)
     made = []
     for picture in pictures:
         image = Image.fromarray(picture)
-        size = (min(width, image.width), 0)
-        size = (size[0], max(1, round(size[0] * image.height / image.width)))
-        made.append(image.resize(size).quantize(colors, dither=Image.Dither.NONE))
+        size = (width, max(1, round(width * image.height / image.width)))
+        small = width > image.width
+        image = image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.BOX)
+        made.append(image.quantize(colors, dither=Image.Dither.NONE))
     data = io.BytesIO()
     how = dict(format="GIF", save_all=True, append_images=made[1:], loop=0, optimize=True)
     made[0].save(data, duration=milliseconds, **how)
