@@ -16,15 +16,18 @@ from drrlib.io import (
     read_tiff_stack,
     read_volume,
     read_xray,
+    read_xray_run,
     start_from_dicom,
 )
 from drrlib.projectors import Grid, line_integrals, project
 from drrlib.registration import (
     Registration,
     RegistrationResult,
+    Track,
     descend,
     register,
     register_bodies,
+    track,
 )
 from drrlib.similarity import ncc, zncc
 from drrlib.view import View
@@ -37,6 +40,7 @@ __all__ = [
     "Registration",
     "RegistrationResult",
     "ScanProjection",
+    "Track",
     "View",
     "Volume",
     "carm_from_dicom",
@@ -53,9 +57,11 @@ __all__ = [
     "read_tiff_stack",
     "read_volume",
     "read_xray",
+    "read_xray_run",
     "regions",
     "register",
     "register_bodies",
     "start_from_dicom",
+    "track",
     "zncc",
 ]

@@ -12,6 +12,7 @@
 | CT localizer | `read_localizer` | tilted gantry, lengths or angles that are missing |
 | X-ray image: XA, RF, DX, CR, enhanced | `read_xray` | lengths missing, colour, constant |
 | X-ray picture: PNG, TIFF, JPEG, .npy | `read_xray(carm=)` | colour, no `carm`, NaN, negative |
+| run of frames, pages of a stack | `read_xray_run` | as each frame; all of them constant |
 | X-ray header, functional groups too | `carm_from_dicom`, `start_...` | lacking tags, by name |
 | TIFF stack; mesh (extra "mesh") | `read_tiff_stack`, `read_mesh` | no spacing; not closed |
 | calibration | `read_mayacam`, `read_rtk_geometry` | other files, matrices that are none |
@@ -47,7 +48,7 @@ from drrlib.io.metaimage_nrrd import read_metaimage_nrrd
 from drrlib.io.nifti import read_nifti
 from drrlib.io.rtk import read_rtk_geometry
 from drrlib.io.tiff_stack import read_tiff_stack
-from drrlib.io.xray import read_xray
+from drrlib.io.xray import read_xray, read_xray_run
 from drrlib.io.xray_write import write_xray
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "read_tiff_stack",
     "read_volume",
     "read_xray",
+    "read_xray_run",
     "start_from_dicom",
     "with_common_isocenter",
     "write_ct_series",

@@ -1,6 +1,8 @@
 """One door for X-ray images: a file in, a `View` out, with what was understood in its notes."""
 
+import contextlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,39 +92,146 @@ def read_xray(
             tag and the keyword that replaces it. No message repeats a patient's data.
         GeometryError: lengths that no C-arm can have.
     """
+    path = _check_call(path, geometry)
+    if isinstance(frame, bool) or not (isinstance(frame, int) or frame == "max"):
+        raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
+    how = _How(carm, values, bone, open_field, mask, geometry)
+    with _naming(path):
+        source = _open(path)
+        frames = list(range(source.count)) if frame == "max" else [frame]
+        return _view(source.grey(frames, source.stored(frames)), how)
+
+
+def read_xray_run(
+    path: str | os.PathLike, frames: Sequence[int] | None = None, **options
+) -> list[View | None]:
+    """The frames of a run, or pages of a stack, as `read_xray` reads each; the file is read once.
+
+    `track(read_xray_run("run.dcm", sod=700.0), volume)`. What is estimated, such as the open field,
+    is estimated for each frame on its own; pass `open_field` and `values` where they are known.
+
+    Args:
+        path: As in `read_xray`.
+        frames: Which ones, in this order, from 0; None for all.
+        options: As in `read_xray`, except `frame`.
+
+    Returns:
+        A view for each; None for a frame that shows nothing, such as one taken without radiation.
+
+    Raises:
+        ConfigError, DicomError, GeometryError: as `read_xray`, or every frame shows nothing.
+    """
+    if "frame" in options:
+        raise ConfigError("frame is an option of read_xray; expected frames=(0, 1, ...) or none")
+    known = dict(carm=None, values="auto", bone="auto", open_field=None, mask=True)
+    geometry = {name: x for name, x in options.items() if name not in known}
+    path = _check_call(path, geometry)
+    how = _How(**(known | {n: x for n, x in options.items() if n in known}), geometry=geometry)
+    with _naming(path):
+        source = _open(path)
+        chosen = list(range(source.count)) if frames is None else list(frames)
+        wrong = [x for x in chosen if isinstance(x, bool) or not isinstance(x, int)]
+        if wrong or not chosen:
+            raise ConfigError(f"frames is {frames!r}; expected numbers from 0, at least one")
+        stored = source.stored(chosen)
+        found = []
+        for k, frame in enumerate(chosen):
+            grey = source.grey([frame], stored[k : k + 1])
+            inside = grey.stack[0][grey.known]
+            blank = inside.size == 0 or np.ptp(inside) == 0
+            found.append(None if blank else _view(grey, how))
+        if not any(found):
+            raise ConfigError("every frame is constant; expected a run of X-ray images")
+    return found
+
+
+class _How(NamedTuple):
+    """Options of `read_xray`."""
+
+    carm: CArm | Calibration | None
+    values: str
+    bone: str
+    open_field: float | None
+    mask: bool
+    geometry: dict
+
+
+class _Source(NamedTuple):
+    """A file that was read.
+
+    Attributes:
+        count: Its frames.
+        stored: Numbers of frames -> their values as stored [frame, height, width].
+        grey: Numbers of frames and these values -> what they mean.
+    """
+
+    count: int
+    stored: Callable[[list[int]], np.ndarray]
+    grey: Callable[[list[int], np.ndarray], _Grey]
+
+
+def _check_call(path: str | os.PathLike, geometry: dict) -> Path:
     path = Path(path)
     unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
     if unknown:
         raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist or is a folder; expected an image file")
-    if isinstance(frame, bool) or not (isinstance(frame, int) or frame == "max"):
-        raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
+    return path
+
+
+@contextlib.contextmanager
+def _naming(path: Path):
+    """Errors that do not name the file do so."""
     try:
-        grey = _read_dicom(path, frame) if is_dicom(path) else _read_picture(path, frame)
-        size = grey.stack.shape[1:]
-        device, pose, start, placed = _place(grey, size, carm, geometry)
-        grey = grey._replace(meaning=known_by_caller(grey.meaning, values, bone))
-        image, kept, notes = _understand(grey, open_field, mask)
+        yield
     except (ConfigError, DicomError) as error:
         if str(path) in str(error):
             raise
         raise type(error)(f"{str(path)!r}: {error}") from error.__cause__
+
+
+def _view(grey: _Grey, how: _How) -> View:
+    size, carm = grey.stack.shape[1:], how.carm
+    device, pose, start, placed = _place(grey, size, carm, how.geometry)
+    grey = grey._replace(meaning=known_by_caller(grey.meaning, how.values, how.bone))
+    image, kept, notes = _understand(grey, how.open_field, how.mask)
     notes = (*notes, *placed)
     if isinstance(carm, Calibration) and carm.distortion is not None:
         image, kept = (carm.distortion.undistort(x) for x in (image, kept.astype(np.float64)))
         kept = kept > 0.999
         notes += ("distortion removed by the calibration",)
     weights = None if kept.all() else torch.from_numpy(kept.astype(np.float64))
-    return View(
-        torch.from_numpy(image), device, weights, pose, start, notes, values == "line integrals"
-    )
+    lines = how.values == "line integrals"
+    return View(torch.from_numpy(image), device, weights, pose, start, notes, lines)
 
 
-def _read_dicom(path: Path, frame: int | str) -> _Grey:
-    ds = read_dicom(path)
-    frames = [frame] if isinstance(frame, int) else list(range(frame_count(ds)))
-    stored = stored_frames(path, ds, frames)
+def _open(path: Path) -> _Source:
+    if is_dicom(path):
+        ds = read_dicom(path)
+        return _Source(
+            frame_count(ds),
+            lambda frames: stored_frames(path, ds, frames),
+            lambda frames, stored: _dicom_grey(ds, frames, stored),
+        )
+    picture = read_picture(path)
+    pages = len(picture.values)
+
+    def chosen(frames: list[int]) -> np.ndarray:
+        for frame in frames:
+            if not 0 <= frame < pages:
+                raise ConfigError(f"frame is {frame}; the file has {pages}, counted from 0")
+        return picture.values[frames]
+
+    def grey(frames: list[int], stored: np.ndarray) -> _Grey:
+        known = np.ones(stored.shape[1:], dtype=bool)
+        meaning = Meaning(notes=picture.notes)
+        return _Grey(stored.astype(np.float64), picture.full, meaning, known, None, None, 0)
+
+    return _Source(pages, chosen, grey)
+
+
+def _dicom_grey(ds, frames: list[int], stored: np.ndarray) -> _Grey:
     header = flat_header(ds, frames[0])
     if len(frames) > 1:
         _check_still(ds, frames)
@@ -158,17 +267,6 @@ def _check_still(ds, frames: list[int]) -> None:
                 "frame is 'max', but the positioner moved during the run; expected one pose for "
                 "all frames: choose one frame"
             )
-
-
-def _read_picture(path: Path, frame: int | str) -> _Grey:
-    picture = read_picture(path)
-    pages = len(picture.values)
-    if isinstance(frame, int) and not 0 <= frame < pages:
-        raise ConfigError(f"frame is {frame}; the file has {pages}, counted from 0")
-    chosen = picture.values if frame == "max" else picture.values[frame : frame + 1]
-    stack = chosen.astype(np.float64)
-    known = np.ones(stack.shape[1:], dtype=bool)
-    return _Grey(stack, picture.full, Meaning(notes=picture.notes), known, None, None, 0)
 
 
 def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):

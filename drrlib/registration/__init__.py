@@ -1,4 +1,4 @@
-"""From X-ray images and a CT to a pose that is judged; starts from landmarks."""
+"""From X-ray images and a CT to a pose that is judged, once or over time; landmark starts."""
 
 from drrlib.registration.api import register
 from drrlib.registration.bodies import register_bodies
@@ -15,6 +15,8 @@ from drrlib.registration.report import REPORTS
 from drrlib.registration.result import Comparison, RegistrationResult
 from drrlib.registration.stages import descend_together, refine
 from drrlib.registration.sweep import spread, sweep
+from drrlib.registration.track_result import Track
+from drrlib.registration.tracking import track
 
 __all__ = [
     "COARSE_TO_FINE",
@@ -29,6 +31,7 @@ __all__ = [
     "Registration",
     "RegistrationResult",
     "Schedule",
+    "Track",
     "arun",
     "descend",
     "descend_together",
@@ -42,4 +45,5 @@ __all__ = [
     "spread",
     "sweep",
     "sweep_everywhere",
+    "track",
 ]

@@ -73,20 +73,32 @@ def register(
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
     views = as_views(views)
-    first, start = views[0], _start(views[0], volume, start)
-    if search is None:
-        search = EVERYWHERE if start is None else RANGE
-    if start is None:
-        _check_no_start(first, search, preset)
+    first, (start, search) = views[0], look_where(views[0], volume, start, search, preset)
     if preset == "paper":
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
             raise ConfigError('preset "paper" takes one whole image, fixed lengths and no search')
         return _as_in_the_paper(first, volume, start, loss, backend)
+    found = prepare(views, volume, preset, backend, only)(
+        [v.image for v in views],
+        start.reshape(1, -1, 6),
+        weights=[v.weights for v in views],
+        search=search,
+        free=free,
+        loss=loss,
+    )
+    return found[0]
+
+
+def prepare(
+    views: Sequence[View], volume: Volume, preset: str | Preset | None, backend: str, only: bool
+) -> Registration:
+    """The pipeline for these cameras; arguments and errors as in `register`."""
     if preset is None:
         lines = all(view.lines for view in views) and not only
         preset = "robust" if lines else "xray"
+    first = views[0]
     relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
-    prepared = Registration(
+    return Registration(
         volume,
         [v.carm for v in views],
         relatives=relatives,
@@ -95,15 +107,27 @@ def register(
         only=only,
         most=[v.most for v in views],
     )
-    found = prepared(
-        [v.image for v in views],
-        torch.zeros(1, 1, 6) if start is None else start.reshape(1, -1, 6),
-        weights=[v.weights for v in views],
-        search=search,
-        free=free,
-        loss=loss,
-    )
-    return found[0]
+
+
+def look_where(
+    view: View,
+    volume: Volume,
+    start: Numbers | None,
+    search: tuple[float, float] | None,
+    preset: str | Preset | None,
+) -> tuple[Tensor, tuple[float, float]]:
+    """Where to begin, [6] or [s, 6], and how far to look; without a start, zeros and everywhere.
+
+    Raises:
+        ShapeError, ConfigError, GeometryError: as `register`.
+    """
+    start = _start(view, volume, start)
+    if search is None:
+        search = EVERYWHERE if start is None else RANGE
+    if start is None:
+        _check_no_start(view, search, preset)
+        start = torch.zeros(6, dtype=torch.float64)
+    return start, search
 
 
 def _start(view: View, volume: Volume, start: Numbers | None) -> Tensor | None:

@@ -19,7 +19,7 @@ _CUT = 6.0  # scales: beyond it a pixel counts nothing
 # Scale is at least so much of the image's own deviation, per millimetre of a pixel seen at the
 # isocentre: what pixels of finite size leave even at the right pose is no outlier.
 _LEAST = 0.02
-_ROUNDS = 10
+ROUNDS = 10
 
 
 class Fit(NamedTuple):
@@ -42,6 +42,7 @@ def fit(
     weights: Float[Tensor, "m h w"] | None,
     model: Model = LINE,
     pixel: float = 1.0,
+    rounds: int = ROUNDS,
 ) -> Fit:
     """Regression on the moving image by reweighted least squares.
 
@@ -49,13 +50,14 @@ def fit(
         moving, fixed, weights: Images, and weights that are given.
         model: How grey values may differ.
         pixel: Size of a pixel at the isocentre [mm].
+        rounds: How often weights are found anew.
     """
     fields = smooth_fields(*moving.shape[1:], model.smooth).to(moving)
     moving, fixed = moving.flatten(1), fixed.flatten(1)
     given = torch.ones_like(moving) if weights is None else weights.flatten(1)
     fixed = torch.where(given > 0, fixed, 0.0)
     w, residual, scale = given, fixed, fixed.new_ones(len(fixed), 1)
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         residual = _left(moving, fixed, w, model.degree, fields)
         seen = torch.where(given > 0, residual.abs(), torch.nan)
         scale = (1.4826 * seen.nanmedian(dim=1, keepdim=True).values).clamp_min(_LEAST * pixel)
@@ -73,7 +75,7 @@ def _left(moving, fixed, weights, degree, fields):
 
 
 def reweighed(
-    objective: Objective, images: Sequence[Float[Tensor, "m _"]]
+    objective: Objective, images: Sequence[Float[Tensor, "m _"]], rounds: int = ROUNDS
 ) -> tuple[Objective, list[Fit]]:
     """Views with new weights, and the fits behind them, from the images that each view shows."""
     found, fits = [], []
@@ -81,7 +83,8 @@ def reweighed(
         moving = image.reshape(-1, *sight.fixed.shape[-2:])
         given = None if sight.weights is None else sight.weights[:, 0].expand_as(moving)
         fixed = sight.fixed[:, 0].expand_as(moving)
-        fits.append(fit(moving, fixed, given, sight.grey, sight.drr.carm.pixel))
+        how = (sight.grey, sight.drr.carm.pixel, rounds)
+        fits.append(fit(moving, fixed, given, *how))
         weights = fits[-1].weights.reshape(-1, 1, *moving.shape[1:])
         found.append(dataclasses.replace(sight, weights=weights))
     return objective.with_sights(found), fits

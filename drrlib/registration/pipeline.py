@@ -17,6 +17,7 @@ and without rays that leave the CT (`cut`). An image that is mirrored or not log
 (`mistaken`).
 """
 
+import copy
 import logging
 import math
 import time
@@ -99,16 +100,16 @@ class Registration:
             )
         poses = [as_tensor(x, "relatives", torch.float64).detach().cpu() for x in poses]
         self.preset = get_preset(preset)
-        self._name = preset if isinstance(preset, str) else "own"
+        self.name = preset if isinstance(preset, str) else "own"
         if only and not self.preset.window:
             raise ConfigError('only=True compares in windows; expected preset "xray" or a window')
         self.volume, self.carm = volume, cameras[0]
         self.levels = Levels(volume, cameras, poses, backend, self.preset.finest, only, most)
-        self._points = volume.targets
+        self.points = volume.targets
         finest = self.levels.camera(0, self.levels.last)
         large = min(finest.height, finest.width) >= _SMALL
         plan = self.preset
-        self._grey = Model(plan.degree, plan.smooth if large else 0)
+        self.grey = Model(plan.degree, plan.smooth if large else 0)
 
     def __call__(
         self,
@@ -169,6 +170,12 @@ class Registration:
             found[t] = self._questioned(result, fixed, weights, start, t, task)
         share = (time.perf_counter() - began) / max(len(start), 1)
         return [replace(result, seconds=share) for result in found]
+
+    def with_preset(self, preset: Preset) -> "Registration":
+        """The same levels and name with another plan, as fine and of the same window."""
+        other = copy.copy(self)
+        other.preset = preset
+        return other
 
     def _questioned(self, result, fixed, weights, start, t: int, task) -> RegistrationResult:
         """The result, no longer trusted where another reading of the image fits better."""
@@ -232,7 +239,7 @@ class Registration:
         found = []
         for t in range(count):
             stages = tuple((name, x[t], float(y[t])) for name, x, y in path)
-            result = self._result(one.rows(torch.tensor([t])), model, spreads, t, task)
+            result = self.described(one.rows(torch.tensor([t])), model, spreads, t, task)
             result = replace(result, path=stages, renders=float(renders) / count)
             mine = torch.nonzero(several.owner % count == t).flatten()
             places = several.rows(mine[in_order(several.misfit[mine])])
@@ -250,7 +257,7 @@ class Registration:
         for t in range(count):
             mine = torch.nonzero(owner % count == t).flatten()
             mine = mine[in_order(loss[mine])]
-            rows.append(mine[distinct(self._pose(eta[mine, :6]), self._points, most)])
+            rows.append(mine[distinct(self.pose_of(eta[mine, :6]), self.points, most)])
         return torch.cat(rows)
 
     def _fine(self, level, fixed, weights, rows, owner, rounds, task, window) -> Refined:
@@ -261,7 +268,7 @@ class Registration:
         objective = Objective(sights, task.loss)
         rows = self._with_lengths(rows, freed)
         if task.squares:
-            grey = Model(window=window) if window else self._grey
+            grey = Model(window=window) if window else self.grey
             still = _TIGHT if last else _LOOSE
             if self.levels.only:
                 rows, rounds = self._nearby(objective, rows, owner, rounds, still, grey), _SETTLE
@@ -279,14 +286,14 @@ class Registration:
             ended.append(one.parameters)
         return torch.cat(ended)
 
-    def _result(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
+    def described(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
         """One image's pose and how the image holds it, not yet judged."""
         p = one.parameters[0]
-        held = hold(self.carm, self.volume.center, self._points, p, model.curvature[t], spreads[t])
+        held = hold(self.carm, self.volume.center, self.points, p, model.curvature[t], spreads[t])
         lengths = {name: float(x) for name, x in self.levels.lengths(task.free, p[6:]).items()}
         return RegistrationResult(
             eta=p[:6],
-            pose=self._pose(p[:6]),
+            pose=self.pose_of(p[:6]),
             loss=float(one.loss[0]),
             converged=False,
             reason="not judged",
@@ -301,7 +308,7 @@ class Registration:
             across_sd=held.across_sd,
             depth_sd=held.depth_sd,
             inverted=int(one.owner[0]) != t,
-            preset=self._name,
+            preset=self.name,
             window=self.preset.window if task.squares else 0.0,
             only=self.levels.only,
         )
@@ -310,7 +317,7 @@ class Registration:
         """A verdict, from the places that were refined, best first, and the coarse candidates."""
         gap, agreement = self._rivals(places, coarse)
         shift = result.eta[3:] - start[:, 3:]
-        outside = beyond(self._pose(start), result.pose, shift, task.search)
+        outside = beyond(self.pose_of(start), result.pose, shift, task.search)
         windows = places.objective.sights[0].grey.window > 0
         kept = 1.0 if self.levels.only else result.kept
         how = (result.loss, kept, gap, result.target_sd, outside, windows)
@@ -329,18 +336,19 @@ class Registration:
 
     def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
         """Misfit of the second place over the best's, and the part of candidates at the best."""
-        poses = self._pose(places.parameters[:, :6])
-        others = places.misfit[mtre(poses, poses[:1], self._points) > APART / 2]
+        poses = self.pose_of(places.parameters[:, :6])
+        others = places.misfit[mtre(poses, poses[:1], self.points) > APART / 2]
         others = others.nan_to_num(nan=math.inf)
         gap = float(others.min() / places.misfit[0]) if len(others) else math.inf
-        near = mtre(self._pose(coarse), poses[:1], self._points) < APART
+        near = mtre(self.pose_of(coarse), poses[:1], self.points) < APART
         return gap, float(near.double().mean())
 
     def _with_lengths(self, rows: Tensor, free: Sequence[str]) -> Tensor:
         lengths = [float(getattr(self.carm, name)) for name in free]
         return torch.cat([rows[:, :6], rows.new_tensor(lengths).expand(len(rows), -1)], dim=1)
 
-    def _pose(self, eta: Tensor) -> Tensor:
+    def pose_of(self, eta: Tensor) -> Tensor:
+        """Poses of the first camera about the volume's centre."""
         return self.carm.pose(eta, self.volume.center)
 
 

@@ -136,7 +136,7 @@ class RegistrationResult:
         """Whether every number is the same, NaN included."""
         if not isinstance(other, RegistrationResult):
             return NotImplemented
-        return _plain(self) == _plain(other)
+        return plain(self) == plain(other)
 
     __hash__ = None
 
@@ -182,7 +182,7 @@ class RegistrationResult:
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
         path = Path(path)
-        text = json.dumps({"format": _FORMAT, **_plain(self)}, indent=1, allow_nan=False)
+        text = json.dumps({"format": _FORMAT, **plain(self)}, indent=1, allow_nan=False)
         write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
         return path
 
@@ -197,15 +197,20 @@ class RegistrationResult:
             entries = json.loads(Path(path).read_text(encoding="utf-8"))
             if entries.pop("format", None) != _FORMAT:
                 raise ValueError(f"it does not say that it is a {_FORMAT}")
-            found = cls(**{name: _restored(x) for name, x in entries.items()})
-            if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
-                raise ValueError("eta and pose are not those of the same poses")
-            return found
+            return cls.from_plain(entries)
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
             raise ConfigError(
                 f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "
                 "expected a file that RegistrationResult.save wrote"
             ) from error
+
+    @classmethod
+    def from_plain(cls, entries: dict) -> "RegistrationResult":
+        """A result from what `plain` made of it. Errors as Python's own."""
+        found = cls(**{name: restored(x) for name, x in entries.items()})
+        if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
+            raise ValueError("eta and pose are not those of the same poses")
+        return found
 
     def show(self, views: View | Sequence[View], volume: Volume):
         """Draw what speaks for the pose and against it; see `report`.
@@ -256,35 +261,36 @@ class RegistrationResult:
         return write_tfm(path, self.best.pose)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """As JSON has it: tensors by their type and rows, numbers that are not finite as text."""
     if isinstance(value, Tensor):
-        rows = _plain(value.tolist())
+        rows = plain(value.tolist())
         return {"tensor": rows, "dtype": str(value.dtype), "shape": list(value.shape)}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     if type(value).__name__ in _TUPLES:
-        return {type(value).__name__: {k: _plain(v) for k, v in value._asdict().items()}}
+        return {type(value).__name__: {k: plain(v) for k, v in value._asdict().items()}}
     if isinstance(value, tuple | list):
-        return [_plain(x) for x in value]
+        return [plain(x) for x in value]
     if dataclasses.is_dataclass(value):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         kind = type(value).__name__
         return {kind: fields} if kind in _GEOMETRIES else fields
     return value
 
 
-def _restored(value: object) -> object:
+def restored(value: object) -> object:
+    """What `plain` was given."""
     if isinstance(value, list):
-        return tuple(_restored(x) for x in value)
+        return tuple(restored(x) for x in value)
     if not isinstance(value, dict):
         return value
     if "tensor" in value:
         dtype = getattr(torch, value["dtype"].removeprefix("torch."))
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"{value['dtype']} is no type of numbers")
-        return torch.tensor(_restored(value["tensor"]), dtype=dtype).reshape(value["shape"])
+        return torch.tensor(restored(value["tensor"]), dtype=dtype).reshape(value["shape"])
     if "float" in value:
         return float(value["float"])
     ((kind, fields),) = value.items()
-    return {**_GEOMETRIES, **_TUPLES}[kind](**{k: _restored(v) for k, v in fields.items()})
+    return {**_GEOMETRIES, **_TUPLES}[kind](**{k: restored(v) for k, v in fields.items()})

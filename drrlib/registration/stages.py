@@ -19,7 +19,7 @@ from drrlib.optimize import (
     levenberg,
     linear,
 )
-from drrlib.registration.outliers import misfit, reweighed
+from drrlib.registration.outliers import ROUNDS, misfit, reweighed
 from drrlib.similarity import LINE, Model
 
 APART = 10.0  # [mm] mTRE between poses that count as different places
@@ -117,6 +117,7 @@ def refine(
     steps: Sequence[int],
     still: Sequence[float],
     grey: Model,
+    rounds: int = ROUNDS,
 ) -> Refined:
     """Levenberg-Marquardt in rounds; before each, outliers are found anew and lose their weight.
 
@@ -124,13 +125,14 @@ def refine(
         steps: Most steps of each round.
         still: As in `levenberg`.
         grey: How grey values may differ. With a window, no outliers are looked for.
+        rounds: Of weights, each time that outliers are looked for.
     """
     each = objective.rows(owner)
     each = each.with_sights([replace(s, grey=grey) for s in each.sights])
     shown, weighted = each.linearize(parameters), each
     for most in steps:
         if not grey.window:
-            weighted, _ = reweighed(each, [one.image for one in shown])
+            weighted, _ = reweighed(each, [one.image for one in shown], rounds)
         done = levenberg(weighted, parameters, shown, most, still)
         parameters, shown = done.parameters, done.linear
     loss = done.normal.loss
@@ -139,7 +141,7 @@ def refine(
         kept = torch.stack(kept).mean(dim=0).double().cpu()
         misfits = loss = loss + each.sights[0].scant(kept)
     else:
-        weighted, fits = reweighed(each, [one.image for one in shown])
+        weighted, fits = reweighed(each, [one.image for one in shown], rounds)
         kept = [
             f.weights.mean(dim=1) / (1 if s.weights is None else s.weights.mean(dim=(1, 2, 3)))
             for s, f in zip(each.sights, fits, strict=True)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from drrlib import CArm, View, read_xray
+from drrlib import CArm, View, read_xray, read_xray_run
 from drrlib.errors import ConfigError, DicomError, DrrlibError
 from drrlib.io import Calibration
 from helpers import write_xray
@@ -109,6 +109,38 @@ def test_a_voi_table_is_applied_to_a_picture_made_for_the_eye(tmp_path):
     tags = dict(Modality="DX", PresentationIntentType="FOR PRESENTATION")
     view = read_xray(write_xray(tmp_path / "x.dcm", stored, VOILUTSequence=[table], **tags))
     assert likeness(view) > 0.999
+
+
+def test_a_run_is_read_once_and_frame_by_frame(tmp_path, monkeypatch):
+    run = np.stack([counts(TRUE), np.full_like(counts(), 7), counts(0.9 * TRUE)])
+    path = write_xray(
+        tmp_path / "x.dcm", run, PixelIntensityRelationship="LIN", PositionerMotion="DYNAMIC",
+        PositionerPrimaryAngleIncrement=[0, 5, 10], PositionerSecondaryAngleIncrement=[0, 0, 0],
+    )  # fmt: skip
+    alone = read_xray(path, frame=2, mask=False)
+    reads, read = [], pydicom.dcmread
+    monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: reads.append(a) or read(*a, **k))
+    views = read_xray_run(path, mask=False)
+    assert len(reads) == 1 and len(views) == 3 and views[1] is None
+    assert torch.equal(views[2].image, alone.image) and views[2].notes == alone.notes
+    assert torch.equal(views[2].start, alone.start)
+    (last,) = read_xray_run(path, frames=[2], mask=False)
+    assert torch.equal(last.image, alone.image)
+    for wrong, words in (
+        (dict(frames=[3]), "frame is 3; .*has 3"),
+        (dict(frames=[]), "frames is"),
+        (dict(frame=1), "expected frames="),
+        (dict(colour=1), "unknown"),
+        (dict(frames=[1]), "x.dcm'.* every frame is constant"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read_xray_run(path, **wrong)
+
+
+def test_pages_of_a_stack_are_a_run(tmp_path):
+    np.save(tmp_path / "run.npy", np.stack([TRUE, 0.5 * TRUE]))
+    first, second = read_xray_run(tmp_path / "run.npy", carm=CARM, values="line integrals")
+    assert first.lines and torch.equal(second.image, torch.from_numpy(0.5 * TRUE))
 
 
 def test_frames_and_their_maximum(tmp_path):

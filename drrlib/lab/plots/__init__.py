@@ -1,6 +1,6 @@
 """One look for all figures: grey images and overlays here, the rest by subject."""
 
-from drrlib.lab.plots import landscapes, scene, study, timing
+from drrlib.lab.plots import landscapes, motion, scene, study, timing
 from drrlib.lab.plots.images import (
     BLACK,
     BLUE,
@@ -39,6 +39,7 @@ __all__ = [
     "as_image",
     "checkerboard",
     "landscapes",
+    "motion",
     "overlay",
     "radiograph_window",
     "scene",

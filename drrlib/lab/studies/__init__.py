@@ -1,6 +1,6 @@
 """Studies of many trials: what a trial is, and where and how they run."""
 
-from drrlib.lab.studies import command, fluoroscopy, localizer
+from drrlib.lab.studies import command, fluoroscopy, localizer, motion
 from drrlib.lab.studies.landmarks import STARTS, landmark_trials, landmarks_of, on_detector
 from drrlib.lab.studies.looks import look_trials, middle_of, photograph, stated_against_true
 from drrlib.lab.studies.pipeline import METHODS, pipeline_trials
@@ -44,6 +44,7 @@ __all__ = [
     "localizer",
     "look_trials",
     "middle_of",
+    "motion",
     "on_detector",
     "photograph",
     "pipeline_trials",
