@@ -68,7 +68,10 @@ GPU_COLUMNS = (
 def circumstances(threads: int) -> dict:
     """The columns that all rows of a run share."""
     changed = _git("status", "--porcelain")
-    rows = tuple(f"benchmarks/{x}" for x in ("results.csv", "gpu_results.csv", "explorer.jsonl"))
+    rows = tuple(
+        f"benchmarks/{x}"
+        for x in ("results.csv", "gpu_results.csv", "explorer.jsonl", "fuzz.jsonl")
+    )
     lines = [x for x in (changed or "").splitlines() if not x.endswith(rows)]
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),

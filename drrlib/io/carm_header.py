@@ -53,6 +53,7 @@ from drrlib.io.carm_tags import (
     unusable,
 )
 from drrlib.io.dicom_tags import words
+from drrlib.io.quiet import quiet
 from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
 # Towards what in the patient a letter of PatientOrientation points, in LPS.
@@ -181,19 +182,20 @@ def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
     Raises:
         ConfigError: no such frame.
     """
-    if not is_grouped(header):
-        yield header, frame
-        return
-    _check_frame(header, frame)
-    try:
-        yield flat_header(header, frame), 0
-    except DicomError as error:
-        raise DicomError(
-            f"{error} (looked for at the top and in the functional groups of frame {frame}: "
-            "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
-            "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
-            "PositionerPositionSequence, PatientOrientationInFrameSequence)"
-        ) from None
+    with quiet():
+        if not is_grouped(header):
+            yield header, frame
+            return
+        _check_frame(header, frame)
+        try:
+            yield flat_header(header, frame), 0
+        except DicomError as error:
+            raise DicomError(
+                f"{error} (looked for at the top and in the functional groups of frame {frame}: "
+                "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
+                "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
+                "PositionerPositionSequence, PatientOrientationInFrameSequence)"
+            ) from None
 
 
 def _check_frame(header, frame: int) -> None:

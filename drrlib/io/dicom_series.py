@@ -13,9 +13,10 @@ from pydicom.pixels import pixel_array
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_headers import Series, SeriesInfo, scan
-from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
+from drrlib.io.dicom_pixels import can_decode, compression_of, jpeg2000_size
 from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.io.plausible import warn_of_air
+from drrlib.io.quiet import quiet
 
 AIR_HU = -1000.0
 # Beyond what 16 bits with a sign can hold: a damaged header, or -1000 read without its sign.
@@ -148,9 +149,8 @@ def _choose(found: list[Series], ignored: int, number: int | None) -> Series:
 def _check_decoder(chosen: Series) -> None:
     ds = read_dataset(chosen.headers[0].path, pixels=False)
     if not can_decode(ds):
-        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
-            f"{chosen.info.name}: its compression, {syntax.name}, cannot be decoded here; "
+            f"{chosen.info.name}: its compression, {compression_of(ds)}, cannot be decoded here; "
             "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg, or export the series "
             "uncompressed"
         )
@@ -167,8 +167,7 @@ def _slice_hu(header: Header, ds: Dataset | None) -> np.ndarray:
             f"{header.rows} x {header.columns}: the file is damaged"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             stored = pixel_array(ds, index=header.frame)
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(

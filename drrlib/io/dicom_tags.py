@@ -4,7 +4,6 @@ Only the tags in `TAGS` are ever read, so that no message can show data of a pat
 """
 
 import contextlib
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +12,11 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import DicomError
+from drrlib.io.quiet import quiet
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -27,6 +28,7 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 MODALITIES = set("CT MR PT NM US CR DX XA RF MG OT SC SR PR KO SEG REG DOC".split())
 MODALITIES |= {"RTIMAGE", "RTSTRUCT", "RTDOSE", "RTPLAN"}
 
+FARTHEST = 1e7  # [mm]
 DAMAGED = "begins as DICOM, but its header cannot be read: damaged or cut short"
 
 GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
@@ -60,6 +62,7 @@ TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 ]
+_NUMBERS = {keyword: Tag(keyword) for keyword in (*TAGS, "PixelData")}
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,8 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
     Raises:
         DicomError: the file begins as DICOM and cannot be read.
     """
-    tags = [*TAGS, "PixelData"] if pixels else TAGS
-    with warnings.catch_warnings(), open(path, "rb") as file:
-        # pydicom's warnings quote values of the header.
-        warnings.simplefilter("ignore")
+    tags = [*_NUMBERS.values()] if pixels else [*_NUMBERS.values()][:-1]
+    with quiet(), open(path, "rb") as file:
         head = file.read(132)
         bare = head[128:] != b"DICM"
         if bare and head[:2] not in (b"\x08\x00", b"\x02\x00"):
@@ -105,7 +106,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
         file.seek(0)
         try:
             ds = pydicom.dcmread(
-                file, stop_before_pixels=not pixels, specific_tags=list(tags), force=bare
+                file, stop_before_pixels=not pixels, specific_tags=tags, force=bare
             )
             meta = getattr(ds, "file_meta", {})
             directory = meta.get("MediaStorageSOPClassUID", "") == DICOMDIR
@@ -139,10 +140,13 @@ def stated(ds: Dataset, keyword: str):
     Raises:
         ValueError: it breaks its own format; says nothing of the content.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
-            found = ds.get(keyword)
+            tag = _NUMBERS.get(keyword) if isinstance(ds, Dataset) else None
+            if tag is None:
+                found = ds.get(keyword)
+            else:  # many times as quick
+                found = ds[tag].value if tag in ds else None
         except Exception:  # pydicom converts on access and lets every error through
             raise ValueError(f"{keyword} breaks its own format") from None
     return None if found is None or found == "" else found
@@ -173,6 +177,13 @@ def numbers(ds: Dataset, keyword: str, count: int) -> np.ndarray | None:
     return None if found is None or len(found) != count else np.array(found)
 
 
+def _lengths(ds: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    """As `numbers`, else None too where one is beyond anything on a scanner, so that sums of
+    their products stay finite."""
+    found = numbers(ds, keyword, count)
+    return None if found is None or np.abs(found).max() > FARTHEST else found
+
+
 def whole(ds: Dataset, keyword: str) -> int | None:
     """A whole number of a tag, else None."""
     found = numbers(ds, keyword, 1)
@@ -180,8 +191,10 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 
 
 def words(ds: Dataset, keyword: str) -> list[str]:
-    """Values of a text tag in upper case."""
+    """Values of a text tag in upper case; none where a sequence stands in its place."""
     found = value(ds, keyword)
+    if isinstance(found, Sequence):
+        return []
     found = [found] if found is None or isinstance(found, str) else np.atleast_1d(found)
     return [str(word).strip().upper() for word in found if word is not None]
 
@@ -241,8 +254,7 @@ def _as_slice(ds: Dataset, groups: list[Dataset]) -> Dataset:
             for keyword in keywords if isinstance(items, Sequence) and items else ():
                 given = value(items[0], keyword)
                 if given is not None:
-                    with warnings.catch_warnings(), contextlib.suppress(Exception):
-                        warnings.simplefilter("ignore")  # pydicom's text quotes the value
+                    with quiet(), contextlib.suppress(Exception):
                         setattr(found, AS_SLICE.get(keyword, keyword), given)
     return found
 
@@ -264,9 +276,9 @@ def _header(ds: Dataset, path: Path, frame: int | None) -> Header:
         kind=kind,
         rows=whole(ds, "Rows"),
         columns=whole(ds, "Columns"),
-        position=numbers(ds, "ImagePositionPatient", 3),
-        orientation=numbers(ds, "ImageOrientationPatient", 6),
-        spacing=numbers(ds, "PixelSpacing", 2),
+        position=_lengths(ds, "ImagePositionPatient", 3),
+        orientation=_lengths(ds, "ImageOrientationPatient", 6),
+        spacing=_lengths(ds, "PixelSpacing", 2),
         rescale=np.concatenate([slope, intercept]) if both else None,
     )
 

@@ -12,6 +12,7 @@ from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
 from drrlib.io.carm_tags import positioner_angle
+from drrlib.io.dicom_tags import whole
 from drrlib.io.pictures import read_picture
 from drrlib.io.xray_file import (
     flat_header,
@@ -127,9 +128,9 @@ def _read_dicom(path: Path, frame: int | str) -> _Grey:
     if len(frames) > 1:
         _check_still(ds, frames)
     meaning = meaning_of_header(header)
-    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
+    bits = whole(header, "BitsStored") or whole(header, "BitsAllocated") or 16
     stack, full = stored.astype(np.float64), 1 << bits
-    if int(header.get("PixelRepresentation") or 0) == 1 and stored.min() < 0:
+    if whole(header, "PixelRepresentation") == 1 and stored.min() < 0:
         stack += 1 << (bits - 1)
     table = modality_table_values(header, stored)
     if table is None and meaning.kind == "display":

@@ -17,7 +17,6 @@ Only the tags listed here are read; none of them names the patient.
 """
 
 import copy
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
-from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, value, whole, words
+from drrlib.io.dicom_pixels import can_decode, compression_of, jpeg2000_size
+from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, stated_numbers, value, whole, words
+from drrlib.io.quiet import quiet
 
 SHAPES = [
     *("ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
@@ -70,6 +70,7 @@ TAGS = [
     *(SHARED, FRAMES),
 ]
 _TOP = set(TAGS) - {SHARED, FRAMES}
+_COUNT = tag_for_keyword("NumberOfFrames")
 _PATIENT = tag_for_keyword("DistanceSourceToPatient")
 MAX_PIXELS = 2**30
 _INSTALL = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
@@ -89,8 +90,7 @@ def open_dicom(path: Path, tags: list[str] | None = None) -> Dataset:
         DicomError: damaged; names the file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
+        with quiet():
             ds = pydicom.dcmread(path, specific_tags=tags, force=True)
     except Exception as error:  # a damaged header can raise nearly anything
         raise DicomError(
@@ -150,14 +150,12 @@ def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
             f"{str(path)!r}: the compressed image announces another size than the header: damaged"
         )
     if not can_decode(ds):
-        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
-            f"{str(path)!r}: its compression, {syntax.name}, cannot be decoded here; {_INSTALL}, "
-            "or export it uncompressed"
+            f"{str(path)!r}: its compression, {compression_of(ds)}, cannot be decoded here; "
+            f"{_INSTALL}, or export it uncompressed"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             if "NumberOfFrames" in ds and count == 1:
                 del ds.NumberOfFrames
             found = [pydicom.pixels.pixel_array(ds, index=f if count > 1 else None) for f in frames]
@@ -199,7 +197,8 @@ def flat_header(ds: Dataset, frame: int) -> Dataset:
         for name in GROUPS:
             for item in _items(group, name):
                 _lay_flat(flat, name, item)
-    flat.NumberOfFrames = 1  # what is said of this frame is no longer said of a run
+    # What is said of this frame is no longer said of a run.
+    flat[_COUNT] = DataElement(_COUNT, "IS", 1)
     return flat
 
 
@@ -267,6 +266,11 @@ def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
     end take that end's entry.
     """
     descriptor, data = numbers(item, "LUTDescriptor", 3), value(item, "LUTData")
+    if not isinstance(data, bytes):
+        try:
+            data = stated_numbers(item, "LUTData")
+        except ValueError:
+            return None
     if descriptor is None or data is None:
         return None
     count, first, bits = (int(x) for x in descriptor)
@@ -276,7 +280,7 @@ def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
         wide = len(data) >= 2 * count
         table = np.frombuffer(data, dtype="<u2" if wide else "u1")
     else:
-        table = np.atleast_1d(np.array(data, dtype=np.float64))
+        table = np.array(data)
     if not 8 <= bits <= 16 or not 0 < count <= len(table):
         return None
     places = (values.astype(np.int64) - first).clip(0, count - 1)
