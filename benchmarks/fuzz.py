@@ -32,7 +32,7 @@ KINDS = ("calls", "headers", "files", "xrays")
 ROWS = Path(__file__).with_name("fuzz.jsonl")
 SLOW = 10.0  # seconds of computing, whatever else the machine does
 HANG = 45.0  # seconds of the wall's clock after which a trial is taken not to return
-MEMORY = 12 * 2**30  # bytes of addresses, so that a trial that asks for more fails alone
+MEMORY = 8 * 2**30  # bytes of addresses, so that a trial that asks for more fails alone
 
 
 def trials(kind: str, folder: Path):
@@ -76,6 +76,7 @@ def work(options) -> int:
 
     torch.set_num_threads(1)
     folder, kind = Path(options.folder), options.work
+    os.chdir(folder)  # a call may write a file of any name
     tried = trials(kind, folder)
     if hasattr(tried, "warm"):
         tried.warm()
@@ -216,7 +217,7 @@ def parsed(argv) -> argparse.Namespace:
     add("--seconds", type=float, default=7200.0, help="of the wall's clock, for all of them")
     add("--seed", type=int, default=0)
     add("--first", type=int, default=0, help="number of the first trial")
-    add("--keep", help="folder for the inputs of faults")
+    add("--keep", type=os.path.abspath, help="folder for the inputs of faults")
     add("--record", action="store_true", help=f"add a row for each kind to {ROWS.name}")
     add("--again", nargs=3, metavar=("KIND", "SEED", "NUMBER"), help="one trial once more")
     for inner in ("--work", "--folder"):

@@ -11,6 +11,9 @@ import torch
 from fuzzing.doors import doors
 from fuzzing.judge import said
 
+SHAPES = [(), (0,), (3,), (6,), (4, 4), (2, 6), (1, 4, 4), (5, 5, 5), (1, 1, 6, 6), (6, 6)]
+SHAPES += [(3, 4), (3, 3), (8, 3), (1, 0), (5, 6, 4), (2, 5, 6, 4)]
+
 
 def numbers(draw: random.Random):
     """Something in the place of a number."""
@@ -22,8 +25,7 @@ def numbers(draw: random.Random):
 
 def arrays(draw: random.Random):
     """Something in the place of an array."""
-    shape = draw.choice([(), (0,), (3,), (6,), (4, 4), (2, 6), (1, 4, 4), (5, 5, 5), (1, 1, 6, 6),
-                         (6, 6), (3, 4), (3, 3), (8, 3), (1, 0), (5, 6, 4), (2, 5, 6, 4)])  # fmt: skip
+    shape = draw.choice(SHAPES)
     values = np.asarray(np.random.default_rng(draw.randrange(2**32)).normal(size=shape))
     if values.size and draw.random() < 0.4:
         values.flat[draw.randrange(values.size)] = draw.choice([np.nan, np.inf, -np.inf, 1e300])
@@ -69,7 +71,8 @@ class Calls:
         if (self.folder / "ct").exists():
             shutil.rmtree(self.folder / "ct")
         self.given = f"{door.name}: {door.places}, {door.words}\n<- {places}, {words}\n"
-        found = said(lambda: [str(door.function(*places, **words))[:2000]])
+        allowed = (OSError,) if "write" in door.name else ()
+        found = said(lambda: [str(door.function(*places, **words))[:2000]], allowed)
         return f"{door.name}: {found}" if found else None
 
     def warm(self) -> None:

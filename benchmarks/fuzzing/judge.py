@@ -27,11 +27,12 @@ _LOG = _Kept()
 logging.getLogger().addHandler(_LOG)
 
 
-def said(texts) -> str | None:
+def said(texts, allowed: tuple = ()) -> str | None:
     """What is wrong with the words, warnings, log, or error of a call; None where nothing is.
 
     Args:
         texts: Makes the call and returns what it says, a list of texts.
+        allowed: Errors that its documentation names besides drrlib's own.
     """
     _LOG.texts.clear()
     begun = _written()
@@ -39,7 +40,7 @@ def said(texts) -> str | None:
         warnings.simplefilter("always")
         try:
             found = list(texts())
-        except DrrlibError as error:
+        except (DrrlibError, *allowed) as error:
             found = chain(error)
         except Exception as error:  # a raw one is what is looked for
             return raw(error)

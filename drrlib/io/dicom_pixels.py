@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000TransferSyntaxes
 
+from drrlib.io.dicom_tags import value
 from drrlib.io.quiet import quiet
 
 
@@ -37,8 +38,7 @@ def jpeg2000_size(ds: Dataset) -> tuple[int, int] | None:
         syntax = ds.file_meta.TransferSyntaxUID
     if syntax not in JPEG2000TransferSyntaxes:
         return None
-    with quiet():
-        data = ds.PixelData
+    data = value(ds, "PixelData")
     at = data.find(b"\xff\x4f\xff\x51") if isinstance(data, bytes) else -1
     fields = b"" if at < 0 else data[at + 8 : at + 24]
     if len(fields) < 16:

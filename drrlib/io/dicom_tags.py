@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -191,18 +192,25 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 
 
 def words(ds: Dataset, keyword: str) -> list[str]:
-    """Values of a text tag in upper case; none where a sequence stands in its place."""
+    """Values of a text tag in upper case, and numbers among them as text.
+
+    What else may stand there, such as a sequence, is passed over: as text it would be all that it
+    holds, and the text of one that is broken and nested deeply grows without end.
+    """
     found = value(ds, keyword)
-    if isinstance(found, Sequence):
-        return []
-    found = [found] if found is None or isinstance(found, str) else np.atleast_1d(found)
-    return [str(word).strip().upper() for word in found if word is not None]
+    found = found if isinstance(found, (MultiValue, list)) else [found]
+    return [str(word).strip().upper() for word in found if isinstance(word, (str, int, float))]
+
+
+def text(ds: Dataset, keyword: str) -> str:
+    """The one text of a tag, else nothing; see `words`."""
+    found = value(ds, keyword)
+    return str(found) if isinstance(found, str) else ""
 
 
 def kind_of(ds: Dataset) -> str:
     """What sort of image a file is; see `SeriesInfo.kind`."""
-    meta = ds.file_meta.get("MediaStorageSOPClassUID", "")
-    sop = str(value(ds, "SOPClassUID") or meta or CT_IMAGE)
+    sop = text(ds, "SOPClassUID") or text(ds.file_meta, "MediaStorageSOPClassUID") or CT_IMAGE
     image_type = set(words(ds, "ImageType"))
     if "CT" not in words(ds, "Modality"):
         return "other"
@@ -228,7 +236,7 @@ def read_headers(path: Path) -> list[Header]:
     if ds is None or not ("SeriesInstanceUID" in ds or "Rows" in ds or words(ds, "Modality")):
         return []  # a DICOMDIR has none of them
     count = whole(ds, "NumberOfFrames") or 1
-    enhanced = str(value(ds, "SOPClassUID") or "").startswith(CT_IMAGE + ".")
+    enhanced = text(ds, "SOPClassUID").startswith(CT_IMAGE + ".")
     if not enhanced and count == 1:
         return [_header(ds, path, None)]
     frames = value(ds, FRAMES) if isinstance(value(ds, FRAMES), Sequence) else []
@@ -267,10 +275,10 @@ def _header(ds: Dataset, path: Path, frame: int | None) -> Header:
     return Header(
         path=path,
         frame=frame,
-        instance=str(value(ds, "SOPInstanceUID") or ""),
+        instance=text(ds, "SOPInstanceUID"),
         marks={tag: _mark(ds, tag) for tag in (*MARKS, TIME) if tag in ds},
         unfit="" if kind == "slices" else kind,
-        uid=str(value(ds, "SeriesInstanceUID") or ""),
+        uid=text(ds, "SeriesInstanceUID"),
         number=whole(ds, "SeriesNumber"),
         modality=modality if modality in MODALITIES else "unknown modality",
         kind=kind,

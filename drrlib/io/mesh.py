@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from drrlib.arrays import as_length, as_path, as_whole
 from drrlib.errors import ConfigError, VolumeError
 from drrlib.volume import Volume
 
@@ -41,11 +42,9 @@ def read_mesh(
         ConfigError: trimesh is not installed, or a number out of range.
         VolumeError: no surface, an open one, or too many voxels; names the file.
     """
-    numbers = {"mu": mu, "voxel": voxel, "scale": scale, "lines": lines}
-    for name, number in numbers.items():
-        if not (np.isfinite(number) and number > 0):
-            raise ConfigError(f"{name} is {number}; expected more than 0")
-    corners = scale * _triangles(Path(path))
+    mu, voxel = as_length(mu, "mu"), as_length(voxel, "voxel")
+    scale, lines = as_length(scale, "scale"), as_whole(lines, "lines")
+    corners = scale * _triangles(as_path(path))
     low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
     if np.prod((high - low) / voxel + 5, dtype=float) > MAX_VOXELS:
         raise VolumeError(

@@ -1,10 +1,10 @@
 """CT volumes from MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr) files, by SimpleITK."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 
+from drrlib.arrays import as_path
 from drrlib.errors import VolumeError
 from drrlib.io.nifti import MAX_VOXELS
 from drrlib.io.plausible import warn_of_air
@@ -21,14 +21,15 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
         VolumeError: SimpleITK is missing; not such a file, damaged, or not one 3D volume of real
             numbers with a place in the world.
     """
+    path = as_path(path)
     try:
         import SimpleITK as sitk
     except ImportError:
         raise VolumeError(
-            f"{Path(path).suffix} files are read by SimpleITK, which is not installed: "
+            f"{path.suffix} files are read by SimpleITK, which is not installed: "
             "pip install SimpleITK, or save the volume as NIfTI"
         ) from None
-    if not Path(path).is_file():
+    if not path.is_file():
         raise VolumeError(f"{os.fspath(path)!r} does not exist; expected MetaImage or NRRD")
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
@@ -50,7 +51,7 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
         hu = sitk.GetArrayFromImage(image)
     except RuntimeError as error:  # its text quotes paths and the header
         raise VolumeError(
-            f"not a readable {Path(path).suffix} file: damaged, cut short, or its data file is "
+            f"not a readable {path.suffix} file: damaged, cut short, or its data file is "
             "missing; copy it again"
         ) from error
     if np.iscomplexobj(hu):

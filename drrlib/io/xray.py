@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from drrlib.arrays import as_flag, as_number, as_path
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
@@ -91,13 +92,16 @@ def read_xray(
             tag and the keyword that replaces it. No message repeats a patient's data.
         GeometryError: lengths that no C-arm can have.
     """
-    path = Path(path)
+    path, mask = as_path(path), as_flag(mask, "mask")
+    if open_field is not None:
+        open_field = as_number(open_field, "open_field")
     unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
     if unknown:
         raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist or is a folder; expected an image file")
-    if isinstance(frame, bool) or not (isinstance(frame, int) or frame == "max"):
+    page = isinstance(frame, int) and not isinstance(frame, bool)
+    if not page and not (isinstance(frame, str) and frame == "max"):
         raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
     try:
         grey = _read_dicom(path, frame) if is_dicom(path) else _read_picture(path, frame)
@@ -218,9 +222,9 @@ def _by_hand(size: tuple[int, int], geometry: dict):
             f"carm=read_mayacam(path), or {', '.join(f'{x}=...' for x in lacks)} [mm]"
         )
     lengths = {name: geometry[name] for name in LENGTHS}
-    device = CArm(
-        height=size[0], width=size[1], flipped=bool(geometry.get("flipped", False)), **lengths
-    )
+    flipped = geometry.get("flipped")
+    flipped = False if flipped is None else as_flag(flipped, "flipped")
+    device = CArm(height=size[0], width=size[1], flipped=flipped, **lengths)
     angles = {n: x for n, x in geometry.items() if n in ("theta", "phi", "gamma", "b")}
     return device, None, eta(**angles) if angles else None
 

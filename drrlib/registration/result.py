@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_path, as_tensor
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, Geometry, PoseErrors, ScanProjection, mrpd, mtre, pose_errors
@@ -181,7 +181,7 @@ class RegistrationResult:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
-        path = Path(path)
+        path = as_path(path)
         text = json.dumps({"format": _FORMAT, **_plain(self)}, indent=1, allow_nan=False)
         write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
         return path
@@ -193,8 +193,9 @@ class RegistrationResult:
         Raises:
             ConfigError: the file cannot be read, or is something else.
         """
+        path = as_path(path)
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            entries = json.loads(path.read_text(encoding="utf-8"))
             if entries.pop("format", None) != _FORMAT:
                 raise ValueError(f"it does not say that it is a {_FORMAT}")
             found = cls(**{name: _restored(x) for name, x in entries.items()})
@@ -203,7 +204,7 @@ class RegistrationResult:
             return found
         except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
             raise ConfigError(
-                f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "
+                f"{path.name} is no saved registration ({type(error).__name__}: {error}); "
                 "expected a file that RegistrationResult.save wrote"
             ) from error
 
