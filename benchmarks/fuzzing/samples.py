@@ -26,8 +26,8 @@ def ct_slices(folder: Path, size: tuple[int, int, int] = (5, 4, 4)) -> list[File
 
 def cts(folder: Path) -> dict[str, list[File]]:
     """CT files by what they are."""
-    plain = ct_slices(folder / "plain")
-    phases = copy.deepcopy(plain)
+    plain = ct_slices(folder / "plain")[:3]
+    phases = ct_slices(folder / "phases")
     for k, ds in enumerate(phases):
         ds.AcquisitionNumber, ds.TriggerTime = 1 + k // 2, 400 * (k // 2)
         ds.ImagePositionPatient = plain[k % 2].ImagePositionPatient

@@ -238,7 +238,8 @@ def modality_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | N
     """
     if not value(header, "ModalityLUTSequence"):
         return None
-    found = _through_table(header.ModalityLUTSequence[0], stored)
+    tables = _items(header, "ModalityLUTSequence")
+    found = _through_table(tables[0], stored) if tables else None
     if found is None:
         raise DicomError(
             "the header has an unusable ModalityLUTSequence; export the image again, or pass its "
@@ -252,11 +253,12 @@ def voi_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
 
     Windows are no tables: they cut values off. The rescale slope comes before the table.
     """
-    if not value(header, "VOILUTSequence"):
+    tables = _items(header, "VOILUTSequence")
+    if not tables:
         return None
     slope, offset = numbers(header, "RescaleSlope", 1), numbers(header, "RescaleIntercept", 1)
     rescaled = stored if slope is None or offset is None else np.rint(stored * slope + offset)
-    return _through_table(header.VOILUTSequence[0], rescaled)
+    return _through_table(tables[0], rescaled)
 
 
 def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
