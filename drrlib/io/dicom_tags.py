@@ -255,7 +255,8 @@ def _as_slice(ds: Dataset, groups: list[Dataset]) -> Dataset:
     found.file_meta = ds.file_meta
     for tag in map(tag_for_keyword, set(TAGS) - {SHARED, FRAMES}):
         if tag in ds:
-            found[tag] = ds.get_item(tag)
+            with quiet(), contextlib.suppress(Exception):  # of a kind that DICOM does not have
+                found[tag] = ds.get_item(tag)
     for group in groups:
         for sequence, keywords in GROUPS.items():
             items = value(group, sequence)

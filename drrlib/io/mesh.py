@@ -18,8 +18,9 @@ from drrlib.arrays import as_length, as_path, as_whole
 from drrlib.errors import ConfigError, VolumeError
 from drrlib.volume import Volume
 
-MAX_VOXELS = 2**28
+MAX_VOXELS = 2**26  # some ten seconds and 3 GiB
 _CHUNK = 2_000_000  # line-triangle pairs at once
+_PAIRS = 30_000_000  # in all along one axis, some ten seconds
 _OPEN = 0.02  # share of lines that may end inside, beyond which a surface is open
 
 
@@ -53,10 +54,8 @@ def read_mesh(
         )
     shape = tuple(np.ceil((high - low) / voxel).astype(np.int64) + 4)
     origin = 0.5 * (low + high) - 0.5 * voxel * (np.array(shape) - 1)
-    filled = np.median(
-        [_fill((corners - origin) / voxel, shape, axis, int(lines), path) for axis in range(3)],
-        axis=0,
-    )
+    a, b, c = (_fill((corners - origin) / voxel, shape, axis, lines, path) for axis in range(3))
+    filled = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))  # the middle one
     affine = torch.diag(torch.tensor([voxel, voxel, voxel, 1.0], dtype=torch.float64))
     affine[:3, 3] = torch.from_numpy(origin)
     return Volume(torch.from_numpy((mu * filled).astype(np.float32)), affine)
@@ -105,6 +104,11 @@ def _fill(corners: np.ndarray, shape, axis: int, lines: int, path) -> Float[ndar
     count = (last - first + 1).clip(0)
     pairs = count.prod(axis=1)
     ends = np.cumsum(pairs)
+    if ends[-1] > _PAIRS:
+        raise VolumeError(
+            f"{os.fspath(path)!r} has triangles of {ends[-1]:.2g} lines in all, expected at most "
+            f"{_PAIRS:.2g}: take a larger voxel or fewer lines, or correct scale"
+        )
     starts = np.searchsorted(ends, np.arange(0, ends[-1], _CHUNK), side="right")
     for lower, upper in zip(starts, [*starts[1:], len(pairs)], strict=True):
         part = slice(lower, max(upper, lower + 1))

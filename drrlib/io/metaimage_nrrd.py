@@ -1,6 +1,8 @@
 """CT volumes from MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr) files, by SimpleITK."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 
@@ -8,6 +10,8 @@ from drrlib.arrays import as_path
 from drrlib.errors import VolumeError
 from drrlib.io.nifti import MAX_VOXELS
 from drrlib.io.plausible import warn_of_air
+
+_AXES, _HEAD = 10, 2**16  # MetaIO's own limit; bytes that hold a header
 
 
 def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -31,6 +35,7 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
         ) from None
     if not path.is_file():
         raise VolumeError(f"{os.fspath(path)!r} does not exist; expected MetaImage or NRRD")
+    _check_dimensions(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -49,11 +54,8 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
             )
         image = reader.Execute()
         hu = sitk.GetArrayFromImage(image)
-    except RuntimeError as error:  # its text quotes paths and the header
-        raise VolumeError(
-            f"not a readable {path.suffix} file: damaged, cut short, or its data file is "
-            "missing; copy it again"
-        ) from error
+    except RuntimeError:
+        raise _unreadable(path) from None  # whose text quotes the header
     if np.iscomplexobj(hu):
         raise VolumeError("the voxels are complex; expected one real number each (HU)")
     affine = np.eye(4)
@@ -64,3 +66,20 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
     hu = hu.transpose(2, 1, 0).astype(np.float32)
     warn_of_air(hu, stacklevel=3)
     return hu, affine
+
+
+def _unreadable(path: Path) -> VolumeError:
+    return VolumeError(
+        f"not a readable {path.suffix} file: damaged, cut short, or its data file is missing; copy "
+        "it again"
+    )
+
+
+def _check_dimensions(path: Path) -> None:
+    """Raises VolumeError for a MetaImage of more axes than its reader has room for: MetaIO writes
+    beyond its arrays, which ends the process."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    for number in re.findall(rb"NDims\s*[=:]\s*(\S*)", head):
+        if not (number.isdigit() and 1 <= int(number[:9]) <= _AXES):
+            raise _unreadable(path)

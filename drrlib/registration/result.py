@@ -26,6 +26,10 @@ _GEOMETRIES = {kind.__name__: kind for kind in (CArm, ScanProjection)}
 _TUPLES = {kind.__name__: kind for kind in (Trace,)}
 
 
+class _Foreign(ValueError):
+    """A reason of our own, which quotes nothing of the file."""
+
+
 class Comparison(NamedTuple):
     """A pose against another one.
 
@@ -197,16 +201,18 @@ class RegistrationResult:
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
             if entries.pop("format", None) != _FORMAT:
-                raise ValueError(f"it does not say that it is a {_FORMAT}")
+                raise _Foreign(f"it does not say that it is a {_FORMAT}")
             found = cls(**{name: _restored(x) for name, x in entries.items()})
             if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
-                raise ValueError("eta and pose are not those of the same poses")
+                raise _Foreign("eta and pose are not those of the same poses")
+            repr(found.best)  # numbers where there must be some
             return found
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what stands there can be nearly anything
+            why = str(error) if isinstance(error, _Foreign) else type(error).__name__
             raise ConfigError(
-                f"{path.name} is no saved registration ({type(error).__name__}: {error}); "
-                "expected a file that RegistrationResult.save wrote"
-            ) from error
+                f"{path.name} is no saved registration ({why}); expected a file that "
+                "RegistrationResult.save wrote"
+            ) from None  # whose text may quote the file
 
     def show(self, views: View | Sequence[View], volume: Volume):
         """Draw what speaks for the pose and against it; see `report`.
