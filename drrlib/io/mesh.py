@@ -20,7 +20,7 @@ from drrlib.volume import Volume
 
 MAX_VOXELS = 2**26  # some ten seconds and 3 GiB
 _CHUNK = 2_000_000  # line-triangle pairs at once
-_PAIRS = 30_000_000  # in all along one axis, some ten seconds
+_PAIRS = 15_000_000  # in all along one axis, some seconds
 _OPEN = 0.02  # share of lines that may end inside, beyond which a surface is open
 
 

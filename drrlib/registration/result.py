@@ -205,7 +205,8 @@ class RegistrationResult:
             found = cls(**{name: _restored(x) for name, x in entries.items()})
             if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
                 raise _Foreign("eta and pose are not those of the same poses")
-            repr(found.best)  # numbers where there must be some
+            if found.eta.numel():
+                repr(found)  # numbers where there must be some
             return found
         except Exception as error:  # what stands there can be nearly anything
             why = str(error) if isinstance(error, _Foreign) else type(error).__name__
