@@ -2,13 +2,24 @@
 
 import struct
 
+import numpy as np
 from pydicom._uid_dict import UID_dictionary
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.sequence import Sequence
 from pydicom.uid import JPEG2000TransferSyntaxes
 
 from drrlib.io.dicom_tags import value
 from drrlib.io.quiet import quiet
+
+# What decoders look at.
+_TAGS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "NumberOfFrames"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "ExtendedOffsetTable"),
+    "ExtendedOffsetTableLengths",
+]
 
 
 def can_decode(ds: Dataset) -> bool:
@@ -21,6 +32,18 @@ def can_decode(ds: Dataset) -> bool:
             return get_decoder(ds.file_meta.TransferSyntaxUID).is_available
     except Exception:  # no UID that pydicom knows, or something else in its place
         return False
+
+
+def decoded(ds: Dataset, index: int | None) -> np.ndarray:
+    """Stored values of one frame; raises nearly anything where they cannot be read.
+
+    No error of a decoder may be made of a sequence: its text can grow without end.
+    """
+    with quiet():
+        for tag in map(tag_for_keyword, _TAGS):
+            if tag in ds and isinstance(ds[tag].value, Sequence):
+                raise ValueError("a sequence stands in the place of a number")
+        return pixel_array(ds, index=index)
 
 
 def compression_of(ds: Dataset) -> str:

@@ -9,14 +9,12 @@ from numbers import Real
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_headers import Series, SeriesInfo, scan
-from drrlib.io.dicom_pixels import can_decode, compression_of, jpeg2000_size
+from drrlib.io.dicom_pixels import can_decode, compression_of, decoded, jpeg2000_size
 from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.io.plausible import warn_of_air
-from drrlib.io.quiet import quiet
 
 AIR_HU = -1000.0
 # Beyond what 16 bits with a sign can hold: a damaged header, or -1000 read without its sign.
@@ -167,8 +165,7 @@ def _slice_hu(header: Header, ds: Dataset | None) -> np.ndarray:
             f"{header.rows} x {header.columns}: the file is damaged"
         )
     try:
-        with quiet():
-            stored = pixel_array(ds, index=header.frame)
+        stored = decoded(ds, header.frame)
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(
             f"the pixel data cannot be decoded ({type(error).__name__}): damaged or cut short, or "

@@ -160,6 +160,8 @@ def stated_numbers(ds: Dataset, keyword: str) -> list[float] | None:
         ValueError: what stands there is no finite number; says nothing of the content.
     """
     found = stated(ds, keyword)
+    if isinstance(found, Sequence):
+        raise ValueError(f"{keyword} is a sequence")
     try:
         listed = [] if found is None else np.atleast_1d(np.array(found, dtype=np.float64)).tolist()
     except (TypeError, ValueError, OverflowError):
@@ -262,7 +264,8 @@ def _as_slice(ds: Dataset, groups: list[Dataset]) -> Dataset:
             items = value(group, sequence)
             for keyword in keywords if isinstance(items, Sequence) and items else ():
                 given = value(items[0], keyword)
-                if given is not None:
+                # The text of a sequence, which errors would make, can grow without end.
+                if given is not None and not isinstance(given, Sequence):
                     with quiet(), contextlib.suppress(Exception):
                         setattr(found, AS_SLICE.get(keyword, keyword), given)
     return found

@@ -109,13 +109,10 @@ def _fill(corners: np.ndarray, shape, axis: int, lines: int, path) -> Float[ndar
             f"{os.fspath(path)!r} has triangles of {ends[-1]:.2g} lines in all, expected at most "
             f"{_PAIRS:.2g}: take a larger voxel or fewer lines, or correct scale"
         )
-    starts = np.searchsorted(ends, np.arange(0, ends[-1], _CHUNK), side="right")
-    for lower, upper in zip(starts, [*starts[1:], len(pairs)], strict=True):
-        part = slice(lower, max(upper, lower + 1))
-        triangle = np.repeat(np.arange(part.start, min(part.stop, len(pairs))), pairs[part])
-        within = np.arange(len(triangle)) - np.repeat(
-            ends[part] - pairs[part] - (ends[part.start] - pairs[part.start]), pairs[part]
-        )
+    for lower in range(0, int(ends[-1]), _CHUNK):
+        pair = np.arange(lower, min(lower + _CHUNK, ends[-1]))
+        triangle = np.searchsorted(ends, pair, side="right")
+        within = pair - (ends - pairs)[triangle]
         i = first[triangle, 0] + within // count[triangle, 1]
         j = first[triangle, 1] + within % count[triangle, 1]
         _cross(a[triangle], b[triangle], c[triangle], (i, j), change, balance, lines)

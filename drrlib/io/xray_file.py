@@ -28,7 +28,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.io.dicom_pixels import can_decode, compression_of, jpeg2000_size
+from drrlib.io.dicom_pixels import can_decode, compression_of, decoded, jpeg2000_size
 from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, stated_numbers, value, whole, words
 from drrlib.io.quiet import quiet
 
@@ -158,7 +158,7 @@ def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
         with quiet():
             if "NumberOfFrames" in ds and count == 1:
                 del ds.NumberOfFrames
-            found = [pydicom.pixels.pixel_array(ds, index=f if count > 1 else None) for f in frames]
+            found = [decoded(ds, f if count > 1 else None) for f in frames]
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(
             f"{str(path)!r}: the pixel data cannot be decoded ({type(error).__name__}): damaged or "
