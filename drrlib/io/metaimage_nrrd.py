@@ -12,6 +12,7 @@ from drrlib.io.nifti import MAX_VOXELS
 from drrlib.io.plausible import warn_of_air
 
 _AXES, _HEAD = 10, 2**16  # MetaIO's own limit; bytes that hold a header
+_LINE = 500  # bytes
 
 
 def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +36,7 @@ def read_metaimage_nrrd(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray
         ) from None
     if not path.is_file():
         raise VolumeError(f"{os.fspath(path)!r} does not exist; expected MetaImage or NRRD")
-    _check_dimensions(path)
+    _check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -75,11 +76,16 @@ def _unreadable(path: Path) -> VolumeError:
     )
 
 
-def _check_dimensions(path: Path) -> None:
-    """Raises VolumeError for a MetaImage of more axes than its reader has room for: MetaIO writes
-    beyond its arrays, which ends the process."""
+def _check_header(path: Path) -> None:
+    """Raises VolumeError for a header that would end the process: a MetaImage of more axes than
+    MetaIO has room for, a NRRD with a long line that is no "key:=value", which its parser copies
+    into a short message."""
     with open(path, "rb") as file:
         head = file.read(_HEAD)
     for number in re.findall(rb"NDims\s*[=:]\s*(\S*)", head):
         if not (number.isdigit() and 1 <= int(number[:9]) <= _AXES):
             raise _unreadable(path)
+    if head.startswith(b"NRRD"):
+        for line in re.split(rb"\r?\n\r?\n", head)[0].splitlines():
+            if len(line) > _LINE and b":=" not in line[:_LINE]:
+                raise _unreadable(path)

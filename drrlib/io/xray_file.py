@@ -212,7 +212,10 @@ def _copy(source: Dataset, flat: Dataset, keywords) -> None:
     """Elements as they are, without a look at their values, which may be damaged."""
     for tag in source.keys():
         if keyword_for_tag(tag) in keywords:
-            flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
+            try:
+                flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
+            except Exception:  # of a kind that DICOM does not have: there, and unusable
+                flat[tag] = DataElement(tag, "UN", b"?")
 
 
 def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:

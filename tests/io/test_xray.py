@@ -377,3 +377,11 @@ def test_pydicom_is_not_asked_for_the_patient(tmp_path):
 
     assert not {"PatientName", "PatientID", "PatientBirthDate"} & set(TAGS)
     assert all(pydicom.datadict.tag_for_keyword(tag) for tag in TAGS)
+
+
+def test_odd_shapes_and_tables_are_ignored_and_not_repeated(tmp_path):
+    tags = dict(ShutterShape="SECRET", RescaleSlope=1, RescaleIntercept=0)
+    path = write_xray(tmp_path / "x.dcm", counts(), **tags)
+    view = read_xray(path)
+    assert any("display shutter cannot be used" in note for note in view.notes)
+    assert not any("secret" in note.lower() for note in view.notes)
