@@ -126,7 +126,11 @@ def read_dicom(path: Path) -> Dataset:
 
 
 def frame_count(ds: Dataset) -> int:
-    return max(whole(ds, "NumberOfFrames") or 1, 1)
+    """Raises DicomError for a number that no file holds."""
+    count = max(whole(ds, "NumberOfFrames") or 1, 1)
+    if count > MAX_PIXELS:
+        raise DicomError(f"the header announces more than {MAX_PIXELS} frames: it is damaged")
+    return count
 
 
 def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
