@@ -59,7 +59,7 @@ class Detector:
                 number = math.nan
             value[name] = number
             if not math.isfinite(number):
-                raise GeometryError(f"{name} is {str(length)[:60]}; expected a finite length [mm]")
+                raise GeometryError(f"{name} is {length!r:.60}; expected a finite length [mm]")
         for name in ("sdd", "delx", "dely"):
             if value[name] <= 0:
                 raise GeometryError(f"{name} is {value[name]} mm; expected more than 0")

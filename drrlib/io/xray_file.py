@@ -219,7 +219,7 @@ def _copy(source: Dataset, flat: Dataset, keywords) -> None:
             try:
                 flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
             except Exception:  # of a kind that DICOM does not have: there, and unusable
-                flat[tag] = DataElement(tag, "UN", b"?")
+                flat[tag] = DataElement(tag, "OB", b"?")
 
 
 def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
