@@ -1,366 +1,251 @@
-"""Calls with wrong arguments, and DICOM files with wrong bytes: drrlib's own errors alone.
+"""Wrong arguments, wrong headers, wrong bytes: drrlib answers with errors of its own.
 
-python benchmarks/fuzz.py --calls 10000 --headers 100000 --files 10000 --xrays 10000 --seconds 3600
+python benchmarks/fuzz.py --calls 10000 --headers 100000 --files 10000 --xrays 10000
 
-Seeded; prints each raw error once with the seed of its trial, and each trial above ten seconds.
+Faults: a raw error, a trial of more than ten seconds of computing, the end of the process, and a
+message, warning or log record that repeats what stands in a file. Each is printed once, with the
+command that does its trial again; its input is kept in `--keep`. The whole run above takes
+some 20 minutes of one core: 18 of them for CT headers.
+
+Trials run in one process of their own, which a watchdog ends where a trial does not return, and
+which is started again behind it. A trial is known by its kind, seed and number alone:
+
+python benchmarks/fuzz.py --again headers 0 1234
 """
 
 import argparse
-import contextlib
-import copy
+import collections
+import faulthandler
+import json
+import mmap
+import os
 import random
+import shutil
+import signal
+import struct
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-import warnings
 from pathlib import Path
 
-import nibabel
-import numpy as np
-import pydicom
-import torch
-
-import drrlib
-from drrlib import geometry, regions, registration, similarity
-from drrlib.errors import DrrlibError
-from drrlib.io import (
-    carm_from_dicom,
-    list_series,
-    read_volume,
-    read_xray,
-    start_from_dicom,
-    write_ct_series,
-    xray_file,
-)
-
-# Those that a CT reader looks at.
-TAGS = """
-ImagePositionPatient ImageOrientationPatient PixelSpacing Rows Columns SOPClassUID Modality
-ImageType SeriesInstanceUID SeriesNumber RescaleSlope RescaleIntercept RescaleType
-NumberOfFrames SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation
-PlanarConfiguration PhotometricInterpretation PixelPaddingValue PixelPaddingRangeLimit
-AcquisitionNumber TriggerTime SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
-SOPInstanceUID KVP SliceThickness ConvolutionKernel TemporalPositionIdentifier StackID PixelData
-""".split()
-# And those that a reader of X-ray images looks at besides.
-XRAY_TAGS = [*xray_file.TAGS, *xray_file.GROUPS, *xray_file.TABLE, "PixelData"]
-XRAY_TAGS += "DistanceSourceToIsocenter FieldOfViewDimensionsInFloat LUTFunction".split()
-SECRET, SLOW = "SECRET", 10.0  # what no message may repeat; seconds
+KINDS = ("calls", "headers", "files", "xrays")
+ROWS = Path(__file__).with_name("fuzz.jsonl")
+SLOW = 10.0  # seconds of computing, whatever else the machine does
+HANG = 45.0  # seconds of the wall's clock after which a trial is taken not to return
+MEMORY = 8 * 2**30  # bytes of addresses, so that a trial that asks for more fails alone
 
 
-def numbers(draw: random.Random):
-    """Something in the place of a number."""
-    odd = [0, -1, 1, 2.5, 1e30, -1e-30, float("nan"), float("inf"), None, "3", "", True, 1 + 2j]
-    return draw.choice(
-        [*odd, [], [1.0], {}, object(), torch.tensor(3.0), torch.ones(2), np.ones(1)]
-    )
+def trials(kind: str, folder: Path):
+    """The object whose `trial(draw)` does one."""
+    if kind == "calls":
+        from fuzzing.calls import Calls as Kind
+    elif kind == "files":
+        from fuzzing.files import Files as Kind
+    elif kind == "xrays":
+        from fuzzing.headers import Xrays as Kind
+    else:
+        from fuzzing.headers import Headers as Kind
+    return Kind(folder)
 
 
-def arrays(draw: random.Random):
-    """Something in the place of an array."""
-    shape = draw.choice([(), (0,), (3,), (6,), (4, 4), (2, 6), (1, 4, 4), (5, 5, 5), (1, 1, 6, 6)])
-    values = np.random.default_rng(draw.randrange(2**32)).normal(size=shape)
-    if values.size and draw.random() < 0.4:
-        values.flat[draw.randrange(values.size)] = draw.choice([np.nan, np.inf, -np.inf, 1e300])
-    made = draw.choice([float, np.float32, np.float16, ">f4", int, bool, complex, str, object])
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        values = values.astype(made)
-    if made in (str, object, ">f4") or draw.random() < 0.4:
-        return draw.choice([values, values.tolist()])
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    kinds = [tensor, tensor.to("meta"), tensor.to_sparse() if tensor.ndim else tensor]
-    return draw.choice([*kinds, tensor, tensor])
+def attempt(tried, kind: str, seed: int, number: int) -> str | None:
+    """What is wrong with one trial."""
+    began = time.process_time()
+    found = tried.trial(random.Random(f"{kind} {seed} {number}"))
+    took = time.process_time() - began
+    return f"slow: {took:.0f} s; {found or ''}" if took > SLOW else found
 
 
-def from_matrix(matrix, height, width, delx, sod, ahead):
-    return drrlib.CArm.from_projection_matrix(matrix, height, width, delx, sod=sod, ahead=ahead)
+def keep(tried, kind: str, seed: int, number: int, where: Path) -> None:
+    """The input of the trial that was done last: its files, or its call as text."""
+    place = where / f"{kind}-{seed}-{number}"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(tried.folder, place)
+    given = getattr(tried, "given", "")
+    if given:
+        (place / "call.txt").write_text(given, encoding="utf-8", errors="replace")
 
 
-def doors() -> list[tuple]:
-    """Public functions, each with arguments that are right."""
-    mu, affine = torch.rand(5, 6, 4) * 0.02, torch.diag(torch.tensor([9.0, 9, 9, 1]).double())
-    volume, carm = drrlib.Volume(mu, affine), drrlib.CArm(1020.0, 510.0, 6, 6, 9.0, 9.0)
-    drr, grid, zero = drrlib.DRR(volume, carm), drrlib.Grid(mu, affine), torch.zeros(6)
-    image, pose = drr.at(zero)[0], drr.pose(zero)
-    points, pixels = torch.rand(8, 3).double() * 40, torch.rand(8, 2).double() * 6
-    scan = drrlib.ScanProjection(1000.0, 500.0, 6, 6, 9.0, 9.0)
-    frame = [torch.zeros(1, 3), torch.ones(1, 3), torch.ones(1, 3), torch.ones(1, 3)]
-    view = drrlib.View(image, carm, start=zero)
-    return [
-        (drrlib.Volume, [mu, affine, [0.0, 0, 0]]),
-        (drrlib.Volume.from_hu, [mu, affine]),
-        (volume.with_mu, [mu]),
-        (volume.crop_to_support, [1]),
-        (volume.coarsen, [2]),
-        (volume.coarsen_to, [20.0]),
-        (drrlib.CArm, [1020.0, 510.0, 6, 6, 9.0, 9.0, 0.0, 0.0]),
-        (drrlib.ScanProjection, [1020.0, 510.0, 6, 6, 9.0, 9.0]),
-        (carm.crop, [1, 1, 3, 3]),
-        (carm.resize, [3, 3]),
-        (carm.downsample, [2]),
-        (carm.pose, [zero, volume.center]),
-        (carm.eta, [pose, volume.center]),
-        (carm.project, [points, pose]),
-        (carm.projection_matrix, [pose]),
-        (from_matrix, [carm.projection_matrix(pose), 6, 6, 9.0, 510.0, volume.center]),
-        (scan.pose, [zero, volume.center]),
-        (drrlib.Grid, [mu, affine]),
-        (drrlib.DRR, [volume, carm]),
-        (drr, [pose]),
-        (drr.pose, [zero]),
-        (drr.at, [zero]),
-        (drr.jacobian, [zero]),
-        (drr.with_mu, [mu]),
-        (drr.with_carm(carm).at, [zero[None]]),
-        (drrlib.line_integrals, [grid, frame[0], frame[1]]),
-        (drrlib.project, [grid, *frame, 3, 3]),
-        (drrlib.eta, [0.0, 0.0, 0.0, [0.0, 0, 0]]),
-        (drrlib.mtre, [pose, pose, points]),
-        (geometry.pose_errors, [pose, pose, volume.center]),
-        (geometry.transform_points, [pose, points]),
-        (geometry.inverse, [pose]),
-        (geometry.to_degrees, [zero]),
-        (similarity.ncc, [image, image, torch.ones(6, 6)]),
-        (similarity.zncc, [image, image, torch.ones(6, 6)]),
-        (similarity.ncc_loss, [image, image]),
-        (similarity.zncc_loss, [image, image]),
-        (similarity.l2_loss, [image, image]),
-        (similarity.get_loss, ["zncc"]),
-        *((similarity.get_loss(name), [image, image]) for name in similarity.LOSSES),
-        (drrlib.View, [image, carm, torch.ones(6, 6), pose, zero]),
-        (view.crop, [1, 1, 4, 4]),
-        (view.resize, [3, 3]),
-        (regions.circle, [carm, (3.0, 3.0), 20.0]),
-        (regions.polygon, [carm, [[0.0, 0.0], [6.0, 0.0], [3.0, 6.0]]]),
-        (regions.rectangle, [carm, (0, 3), (0, 3)]),
-        (regions.outside, [torch.ones(6, 6)]),
-        (regions.collimated, [torch.rand(16, 16)]),
-        (registration.arun, [points, points]),
-        (registration.pnp, [points, pixels, carm]),
-        (registration.register, [view, volume, zero]),
-        (registration.descend, [image, drr, zero]),
-        (drrlib.read_volume, ["nowhere"]),
-        (drrlib.read_ct_series, ["nowhere"]),
-        (drrlib.list_series, ["nowhere"]),
-        (drrlib.carm_from_dicom, [pydicom.Dataset()]),
-    ]
+def work(options) -> int:
+    """Trials in this process; the number of each is told in a mapped file before it begins."""
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1)
+    faulthandler.enable()
+    limit_memory()
+    import torch
+
+    torch.set_num_threads(1)
+    folder, kind = Path(options.folder), options.work
+    os.chdir(folder)  # a call may write a file of any name
+    tried = trials(kind, folder)
+    if hasattr(tried, "warm"):
+        tried.warm()
+    with open(folder / "number", "r+b") as file, mmap.mmap(file.fileno(), 8) as told:
+        for number in range(options.first, options.last):
+            struct.pack_into("<q", told, 0, number)
+            found = attempt(tried, kind, options.seed, number)
+            if found:
+                print(json.dumps([number, found]), flush=True)
+                if options.keep:
+                    keep(tried, kind, options.seed, number, Path(options.keep))
+        struct.pack_into("<q", told, 0, options.last)
+    return 0
 
 
-def call(draw: random.Random, known: list[tuple]) -> str | None:
-    """One call with one or two wrong arguments; what went wrong, None where nothing did."""
-    function, right = known[draw.randrange(len(known))]
-    given = list(right)
-    for _ in range(draw.choice([1, 1, 2])):
-        given[draw.randrange(len(given))] = draw.choice([numbers, arrays])(draw)
+def limit_memory() -> None:
     try:
-        function(*given)
-    except DrrlibError:
-        return None
-    except Exception as error:  # a raw one is what is looked for
-        name = getattr(function, "__qualname__", type(function).__name__)
-        lines = [x for x in traceback.extract_tb(error.__traceback__) if "drrlib" in x.filename]
-        where = f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else "its signature"
-        return f"{name}, {where}: {type(error).__name__}: {str(error)[:160]} <- {str(given)[:200]}"
-    return None
+        import resource
+    except ImportError:  # not on Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
 
 
-class Files:
-    """A small series and NIfTI, spoilt one at a time in a folder of its own."""
+class Worker:
+    """A process that does trials from `first` on, and the watch over it."""
 
-    def __init__(self, folder: Path):
-        hu = np.random.default_rng(0).integers(-1000, 1500, (6, 5, 4)).astype(np.float32)
-        write_ct_series(folder / "good", hu, np.diag([0.8, 1.1, 2.5, 1.0]), description=SECRET)
-        self.good = [pydicom.dcmread(p) for p in sorted((folder / "good").iterdir())]
-        for ds in self.good:
-            ds.PatientName, ds.PatientID, ds.InstitutionName = SECRET, SECRET, SECRET
-            ds.save_as(folder / "good" / f"{ds.InstanceNumber}.dcm")
-        nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), folder / "good.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), folder / "good.nii")
-        self.bytes = {p.name: p.read_bytes() for p in sorted((folder / "good").glob("?.dcm"))}
-        self.others = {p.name: p.read_bytes() for p in folder.glob("good.nii*")}
-        self.xrays = [xray(grouped) for grouped in (False, True)]
-        self.folder = folder / "bad"
-        self.folder.mkdir()
+    def __init__(self, kind: str, options, first: int, last: int, folder: Path):
+        self.folder, self.first = folder, first
+        (folder / "number").write_bytes(struct.pack("<q", -1))
+        command = [sys.executable, __file__, "--work", kind, "--seed", str(options.seed)]
+        command += ["--first", str(first), "--last", str(last), "--folder", str(folder)]
+        command += ["--keep", str(options.keep)] if options.keep else []
+        with open(folder / "out", "wb") as out, open(folder / "err", "wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
 
-    def header(self, draw: random.Random) -> str | None:
-        """One to three tags of one slice, or of all, become something else."""
-        slices = copy.deepcopy(self.good)
-        for _ in range(draw.choice([1, 1, 2, 3])):
-            tag, given = draw.choice(TAGS), tag_value(draw)
-            for ds in draw.choice([slices, [draw.choice(slices)]]):
-                if given is None and tag in ds:
-                    del ds[tag]
-                elif given is not None:
-                    spoil(ds, tag, given)
-        for k, ds in enumerate(slices):
-            with warnings.catch_warnings(), contextlib.suppress(Exception):
-                warnings.simplefilter("ignore")
-                ds.save_as(self.folder / f"{k}.dcm")  # what cannot be written stays as it was
-        return self.read(self.folder)
+    @property
+    def number(self) -> int:
+        """Of the trial that it does; -1 before the first."""
+        return struct.unpack("<q", (self.folder / "number").read_bytes())[0]
 
-    def xray(self, draw: random.Random) -> str | None:
-        """One to three tags of an X-ray image, at the top or in functional groups."""
-        ds, frame = copy.deepcopy(draw.choice(self.xrays)), draw.choice([0, 0, 1, "max"])
-        for _ in range(draw.choice([1, 1, 2, 3])):
-            places = [ds, *(x for e in ds.iterall() if e.VR == "SQ" for x in e.value)]
-            tag, given, where = draw.choice(XRAY_TAGS), tag_value(draw), draw.choice(places)
-            if given is None and tag in where:
-                del where[tag]
-            elif given is not None:
-                spoil(where, tag, given)
-        path = self.folder / "x.dcm"
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("ignore")
-            ds.save_as(path)
-        if not path.exists():
-            return None
-        found = said(lambda: [repr(read_xray(path, frame=frame)), *read_xray(path).notes])
-        path.unlink()
-        for reader in (carm_from_dicom, start_from_dicom):  # as a user has it in memory
-            found = found or said(lambda reader=reader: [repr(reader(ds))])
-        return found
+    def watch(self, stop: float) -> str:
+        """Waits for its end; what ended it, empty if nothing was wrong."""
+        seen, since = self.number, time.monotonic()
+        while self.process.poll() is None:
+            time.sleep(0.1)
+            now, number = time.monotonic(), self.number
+            if number != seen:
+                seen, since = number, now
+            if now > stop:
+                self.end()
+                return "time"
+            if now - since > (HANG if number >= 0 else 600):  # kernels are compiled at first
+                if hasattr(faulthandler, "register"):
+                    self.process.send_signal(signal.SIGUSR1)  # it prints where it is
+                    time.sleep(1)
+                self.end()
+                return f"it did not return within {HANG:.0f} s: {self.last_words()}"
+        code = self.process.returncode
+        return f"the process ended with {code}: {self.last_words()}" if code else ""
 
-    def file(self, draw: random.Random) -> str | None:
-        """Bits of one file are turned, or its end is cut off."""
-        series = draw.random() < 0.7
-        files = self.bytes if series else dict([draw.choice(sorted(self.others.items()))])
-        name = draw.choice(sorted(files))
-        for other, data in files.items():
-            (self.folder / other).write_bytes(data)
-        data = bytearray(files[name])
-        for _ in range(draw.choice([0, 1, 3, 30])):
-            at = draw.randrange(len(data)) if draw.random() < 0.5 else draw.randrange(600)
-            data[min(at, len(data) - 1)] ^= 1 << draw.randrange(8)
-        if draw.random() < 0.4:
-            data = data[: draw.randrange(len(data))]
-        (self.folder / name).write_bytes(data)
-        found = self.read(self.folder if series else self.folder / name)
-        for path in self.folder.iterdir():
-            path.unlink()
-        return found
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
-    def read(self, path: Path) -> str | None:
-        def texts() -> list[str]:
-            listed = [str(x) for x in list_series(path)] if path.is_dir() else []
-            return [*listed, repr(read_volume(path))]
+    def last_words(self) -> str:
+        lines = (self.folder / "err").read_text(errors="replace").splitlines()
+        places = [x.strip() for x in lines if x.strip().startswith("File") and "fuzz" not in x]
+        return (places or lines[-1:] or [""])[0][:200]
 
-        return said(texts)
+    def faults(self) -> list[tuple[int, str]]:
+        lines = (self.folder / "out").read_text().splitlines()
+        return [tuple(json.loads(line)) for line in lines if line.startswith("[")]
 
 
-def said(texts) -> str | None:
-    """What is wrong with the words, warnings or error of a reader; None where nothing is."""
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        try:
-            found = texts()
-        except DrrlibError as error:
-            found = [str(error), str(error.__cause__ or "")]
-        except Exception as error:  # a raw one is what is looked for
-            lines = traceback.extract_tb(error.__traceback__)
-            line = [x for x in lines if "drrlib" in x.filename and "fuzz" not in x.filename][-1:]
-            line = (line or lines[-1:])[0]
-            return f"{type(error).__name__}: {str(error)[:160]} ({line.filename}:{line.lineno})"
-    found += [str(w.message) for w in warned]
-    return "a message repeats the header" if any(SECRET in t for t in found) else None
+def run(kind: str, count: int, options, stop: float) -> dict:
+    """So many trials of a kind, until the time is up; prints what is wrong and counts it."""
+    began, cpu = time.monotonic(), children()
+    number, faults = options.first, []
+    last = options.first + count
+    while number < last and time.monotonic() < stop:
+        with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
+            worker = Worker(kind, options, number, last, Path(folder))
+            why = worker.watch(stop)
+            faults += worker.faults()
+            number = worker.number
+            if why and why != "time":
+                faults.append((number, why))
+                if options.keep and number >= 0:
+                    place = Path(options.keep) / f"{kind}-{options.seed}-{number}"
+                    shutil.copytree(folder, place, dirs_exist_ok=True)
+                if number < 0:  # it did not even begin
+                    raise SystemExit(f"{kind}: {why}")
+                number += 1
+    seen = collections.Counter()
+    for number_of, text in faults:
+        seen[text[:60]] += 1
+        if seen[text[:60]] == 1:
+            print(f"{text}\n  again: --again {kind} {options.seed} {number_of}", flush=True)
+    row = dict(kind=kind, seed=options.seed, first=options.first, trials=max(number, 0))
+    row["trials"] -= options.first
+    row |= dict(asked=count, faults=len(faults), kinds_of_faults=len(seen))
+    row |= dict(wall_s=round(time.monotonic() - began, 1), cpu_s=round(children() - cpu, 1))
+    print(f"{kind}: {row['trials']} of {count} trials in {row['cpu_s']:.0f} s of computing, "
+          f"{len(faults)} faults of {len(seen)} kinds", flush=True)  # fmt: skip
+    return row
 
 
-def xray(grouped: bool) -> pydicom.Dataset:
-    """An X-ray run of two frames, plain or enhanced."""
-    meta = pydicom.dataset.FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.12.1" + ".1" * grouped
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    ds = pydicom.dataset.FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = meta.MediaStorageSOPClassUID, "1.2.3", "XA"
-    ds.PatientName = ds.PatientID = ds.InstitutionName = ds.SeriesDescription = SECRET
-    ds.Rows, ds.Columns, ds.NumberOfFrames, ds.SamplesPerPixel = 16, 20, 2, 1
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    values = np.random.default_rng(1).integers(200, 4000, (2, 16, 20), dtype=np.uint16)
-    ds.PixelData = values.tobytes()
-    groups = {
-        "XRayGeometrySequence": dict(DistanceSourceToDetector=1100.0),
-        "PositionerPositionSequence": dict(
-            PositionerPrimaryAngle=10.0, PositionerSecondaryAngle=5.0
-        ),
-        "FramePixelDataPropertiesSequence": dict(
-            ImagerPixelSpacing=[0.4, 0.3], PixelIntensityRelationship="LIN"
-        ),
-        "FieldOfViewSequence": dict(FieldOfViewRotation=0, FieldOfViewHorizontalFlip="NO"),
-    }
-    sod = "DistanceSourceToIsocenter" if grouped else "DistanceSourceToPatient"
-    groups["XRayGeometrySequence"][sod] = 700.0
-    items = {name: pydicom.Dataset() for name in groups}
-    for name, tags in groups.items():
-        for keyword, value in tags.items():
-            setattr(items[name] if grouped else ds, keyword, value)
-    if grouped:
-        shared, each = pydicom.Dataset(), pydicom.Dataset()
-        for name, item in items.items():
-            setattr(each if name.startswith("Positioner") else shared, name, [item])
-        ds.SharedFunctionalGroupsSequence = [shared]
-        ds.PerFrameFunctionalGroupsSequence = [each, copy.deepcopy(each)]
-    return ds
+def children() -> float:
+    """Seconds of computing of all processes that were started and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
-def tag_value(draw: random.Random):
-    """What a tag may become; None: it is left out."""
-    odd = [None, None, "", SECRET, "1e400", "nan", "-1", "0", 0, 1, -1, 65535, b"\xff\xfe", "1\\2"]
-    count = draw.choice([1, 2, 3, 6])
-    odd += [[draw.choice(["0", "1", "1e9", "-3.5", "1e-30"]) for _ in range(count)]] * 4
-    return draw.choice([*odd, SECRET * 20, "\x00", pydicom.uid.UID("1.2")])
+def memory_disk() -> str | None:
+    """A folder that lies in memory, where there is one."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def spoil(ds: pydicom.Dataset, tag: str, given) -> None:
-    code = pydicom.datadict.tag_for_keyword(tag)
-    vr = pydicom.datadict.dictionary_VR(code)
-    for kind in (vr, "UN", "LO"):
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("ignore")
-            ds[code] = pydicom.DataElement(code, kind.split(" or ")[0], given)
-            return
+def again(options) -> int:
+    """One trial in this process, with what it says."""
+    kind, seed, number = options.again[0], int(options.again[1]), int(options.again[2])
+    with tempfile.TemporaryDirectory(dir=memory_disk()) as folder:
+        tried = trials(kind, Path(folder))
+        found = attempt(tried, kind, seed, number)
+        keep(tried, kind, seed, number, Path(options.keep or "."))
+    print(found or "nothing is wrong")
+    return int(bool(found))
 
 
-def run(name: str, trials: int, stop: float, seed: int, trial) -> int:
-    """So many seeded trials until the time is up; prints and counts what is wrong."""
-    wrong, done = {}, 0
-    for k in range(trials):
-        if time.monotonic() > stop:
-            break
-        began = time.process_time()  # not the wall's: others may use the machine
-        found = trial(random.Random(f"{name} {seed} {k}"))
-        if time.process_time() - began > SLOW:
-            found = f"slow: {time.process_time() - began:.0f} s; {found or ''}"
-        done += 1
-        if done % 2000 == 0:
-            print(f"{name}: {done} so far", flush=True)
-        if found and wrong.setdefault(found[:60], k) == k:
-            print(f"{name} {k}: {found}", flush=True)
-    print(f"{name}: {done} of {trials} trials, {len(wrong)} kinds of raw errors", flush=True)
-    return len(wrong)
+def parsed(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    for kind in KINDS:
+        add(f"--{kind}", type=int, default=0, metavar="N", help="trials")
+    add("--seconds", type=float, default=7200.0, help="of the wall's clock, for all of them")
+    add("--seed", type=int, default=0)
+    add("--first", type=int, default=0, help="number of the first trial")
+    add("--keep", type=os.path.abspath, help="folder for the inputs of faults")
+    add("--record", action="store_true", help=f"add a row for each kind to {ROWS.name}")
+    add("--again", nargs=3, metavar=("KIND", "SEED", "NUMBER"), help="one trial once more")
+    for inner in ("--work", "--folder"):
+        add(inner, help=argparse.SUPPRESS)
+    add("--last", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for option in ("calls", "headers", "files", "xrays"):
-        parser.add_argument(f"--{option}", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    stop = time.monotonic() + args.seconds
-    with tempfile.TemporaryDirectory() as folder:
-        files, known = Files(Path(folder)), doors()
-        for function, right in known:  # kernels are compiled before any clock runs
-            with contextlib.suppress(DrrlibError):
-                function(*right)
-        wrong = run("calls", args.calls, stop, args.seed, lambda draw: call(draw, known))
-        wrong += run("headers", args.headers, stop, args.seed, files.header)
-        wrong += run("files", args.files, stop, args.seed, files.file)
-        wrong += run("xrays", args.xrays, stop, args.seed, files.xray)
-    return wrong
+    """Number of faults."""
+    options = parsed(argv)
+    if options.work:
+        return work(options)
+    if options.again:
+        return again(options)
+    stop = time.monotonic() + options.seconds
+    where = {}
+    if options.record:
+        import record
+
+        where = record.circumstances(1) | {"versions": record.versions()}
+    rows = [run(k, getattr(options, k), options, stop) for k in KINDS if getattr(options, k)]
+    if options.record:
+        with ROWS.open("a", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(where | row) + "\n" for row in rows)
+    return sum(row["faults"] for row in rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main() > 0)
+    sys.exit(min(main(), 1))

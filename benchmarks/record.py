@@ -68,7 +68,8 @@ GPU_COLUMNS = (
 def circumstances(threads: int) -> dict:
     """The columns that all rows of a run share."""
     changed = _git("status", "--porcelain")
-    names = ("results.csv", "gpu_results.csv", "explorer.jsonl", "tracking.jsonl")
+    names = ("results.csv", "gpu_results.csv")
+    names += ("explorer.jsonl", "tracking.jsonl", "fuzz.jsonl", "bodies.jsonl")
     rows = tuple(f"benchmarks/{name}" for name in names)
     lines = [x for x in (changed or "").splitlines() if not x.endswith(rows)]
     return {

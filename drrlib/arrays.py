@@ -1,8 +1,11 @@
-"""Numbers as people have them: tensors, NumPy arrays, lists; brought to tensors at public doors."""
+"""Arguments as people have them, checked at public doors: tensors, NumPy arrays and lists of
+numbers, single numbers, names of files, objects of one kind."""
 
 import math
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,14 +102,88 @@ def as_length(value, name: str) -> float:
     Raises:
         ConfigError: anything else.
     """
-    single = isinstance(value, (int, float, np.number)) or getattr(value, "shape", None) == ()
-    try:
-        number = math.nan if not single or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        number = math.nan
+    number = _number(value)
     if not 0 < number < math.inf:
         raise ConfigError(f"{name} is {_shown(value)}; expected a finite number above 0")
     return number
+
+
+def as_number(value, name: str) -> float:
+    """A finite number.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    number = _number(value)
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} is {_shown(value)}; expected a finite number")
+    return number
+
+
+def as_numbers(values, name: str, count: int) -> tuple[float, ...]:
+    """So many finite numbers.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    try:
+        found = tuple(_number(x) for x in values)
+    except (TypeError, RuntimeError, NotImplementedError):  # not one after the other
+        found = ()
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise ConfigError(f"{name} is {_shown(values)}; expected {count} finite numbers")
+    return found
+
+
+def as_size(size) -> tuple[int, int]:
+    """(height, width) in pixels.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    height, width = as_numbers(size, "size, (height, width) in pixels,", 2)
+    if not (1 <= height < 2**31 and 1 <= width < 2**31 and height % 1 == width % 1 == 0):
+        raise ConfigError(f"size is {_shown(size)}; expected (height, width) in whole pixels")
+    return int(height), int(width)
+
+
+def as_flag(value, name: str) -> bool:
+    """True or False.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigError(f"{name} is {_shown(value)}; expected True or False")
+    return bool(value)
+
+
+def as_path(path, name: str = "path") -> Path:
+    """The name of a file or folder.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path):
+        raise ConfigError(f"{name} is a {type(path).__name__}; expected the name of a file")
+    return Path(path)
+
+
+def check_kind(value, kind: type | tuple[type, ...], name: str) -> None:
+    """Raises ConfigError where an argument is of no such kind."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(k.__name__ for k in kinds)
+        raise ConfigError(f"{name} is a {type(value).__name__}; expected a {names}")
+
+
+def _number(value) -> float:
+    """NaN for what is no single number."""
+    single = isinstance(value, (int, float, np.number)) or getattr(value, "shape", None) == ()
+    try:
+        return math.nan if not single or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError):
+        return math.nan
 
 
 def _shown(value) -> str:

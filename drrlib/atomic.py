@@ -11,6 +11,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     A process that is killed leaves no half file under the final name, and two processes that
     write the same file do not meet.
     """
+    if not path.name:
+        raise IsADirectoryError(f"{str(path)!r} is a folder; expected the name of a file")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)

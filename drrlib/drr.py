@@ -56,7 +56,7 @@ class DRR:
                 "Volume.from_hu(hu, affine) or Volume(mu, affine)"
             )
         _check_geometry(carm)
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}")
         self.volume, self.carm = volume, carm
         self.method, self.patch_size = method, patch_size

@@ -277,12 +277,11 @@ def _center(center: Numbers, like: Tensor) -> Tensor:
     """The centre as `like` is, whose leading axes it fits."""
     center = as_tensor(center, "center").to(like)
     try:
-        fits = center.shape[-1:] == (3,) and torch.broadcast_shapes(
-            center.shape[:-1], like.shape[:-1]
-        )
+        axes = torch.broadcast_shapes(center.shape[:-1], like.shape[:-1])
+        fits = center.shape[-1:] == (3,) and axes == like.shape[:-1]
     except RuntimeError:
         fits = False
-    if fits is False:
+    if not fits:
         raise ShapeError(f"center has shape {tuple(center.shape)}; expected (3,)")
     return center
 

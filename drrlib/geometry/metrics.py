@@ -79,6 +79,9 @@ def mpd(
     """
     pose, true_pose = _poses(pose, true_pose)
     points = _points(points).to(pose)
+    sdd = as_tensor(sdd, "sdd", torch.float64).to(pose.device)
+    if sdd.ndim:
+        raise ShapeError(f"sdd has shape {tuple(sdd.shape)}; expected one number [mm]")
     seen, found = (transform_points(inverse(x), points) for x in (true_pose, pose))
     flat = [sdd * x[..., :2] / x[..., 2:] for x in (seen, found)]
     behind = (seen[..., 2] <= 0) | (found[..., 2] <= 0)
@@ -152,6 +155,13 @@ def _poses(pose: Numbers, true_pose: Numbers) -> list[Tensor]:
         if x.ndim < 2 or tuple(x.shape[-2:]) != (4, 4):
             raise ShapeError(f"{name} has shape {tuple(x.shape)}; expected [..., 4, 4]")
         found.append(x)
+    try:
+        torch.broadcast_shapes(*(x.shape for x in found))
+    except RuntimeError:
+        raise ShapeError(
+            f"pose and true_pose have shapes {[tuple(x.shape) for x in found]}; expected leading "
+            "axes that broadcast"
+        ) from None
     return found
 
 

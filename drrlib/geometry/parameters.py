@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_flag, as_tensor
 from drrlib.errors import ShapeError
 
 PARAMETERS = ("theta", "phi", "gamma", "bx", "by", "bz")
@@ -44,7 +44,7 @@ def eta(
     offset = as_tensor(b, "b", torch.float64)
     if offset.shape[-1:] != (3,):
         raise ShapeError(f"b has shape {tuple(offset.shape)}; expected [..., 3]: x, y and z in mm")
-    if degrees:
+    if as_flag(degrees, "degrees"):
         angles = [torch.deg2rad(x) for x in angles]
     try:
         return torch.stack(torch.broadcast_tensors(*angles, *offset.unbind(-1)), dim=-1)

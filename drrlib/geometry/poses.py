@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_path, as_tensor
 from drrlib.atomic import write_whole
 from drrlib.errors import ShapeError
 from drrlib.geometry.se3 import check_rigid, inverse
@@ -27,8 +27,11 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
         pose: world_from_camera [4, 4] (mm, LPS).
 
     Raises:
+        ConfigError: `path` is no name of a file.
         ShapeError, GeometryError: not one rigid transform.
+        OSError: it cannot be written.
     """
+    path = as_path(path)
     pose = as_tensor(pose, "pose", torch.float64).detach().cpu()
     if tuple(pose.shape) != (4, 4):
         raise ShapeError(f"pose has shape {tuple(pose.shape)}; expected (4, 4)")
@@ -39,7 +42,6 @@ def write_tfm(path: str | os.PathLike, pose: Numbers) -> Path:
         "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
         f"Parameters: {' '.join(map(repr, numbers))}\nFixedParameters: 0 0 0\n"
     )
-    path = Path(path)
     write_whole(path, lambda name: name.write_text(text, encoding="ascii", newline="\n"))
     return path
 
@@ -53,8 +55,11 @@ def write_matrix(path: str | os.PathLike, matrix: Numbers) -> Path:
             half-integers; see `CArm.projection_matrix`.
 
     Raises:
+        ConfigError: `path` is no name of a file.
         ShapeError: not 3x4.
+        OSError: it cannot be written.
     """
+    path = as_path(path)
     matrix = as_tensor(matrix, "matrix", torch.float64).detach().cpu()
     if tuple(matrix.shape) != (3, 4):
         raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
@@ -63,6 +68,5 @@ def write_matrix(path: str | os.PathLike, matrix: Numbers) -> Path:
         "# the centre of the first pixel is at (0.5, 0.5)\n"
     )
     text += "".join(" ".join(map(repr, row)) + "\n" for row in matrix.tolist())
-    path = Path(path)
     write_whole(path, lambda name: name.write_text(text, encoding="ascii", newline="\n"))
     return path

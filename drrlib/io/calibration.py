@@ -17,7 +17,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_flag, as_length, as_path, as_size, as_tensor, check_kind
 from drrlib.errors import ConfigError, DrrlibError, GeometryError, ShapeError
 from drrlib.geometry import CArm, so3_exp
 from drrlib.io.distortion import Distortion
@@ -80,14 +79,18 @@ def calibration_from_matrix(
     Raises:
         ShapeError, GeometryError, ConfigError: no finite camera, skewed pixels, or an option.
     """
-    if pixel_centers not in _CENTERS:
+    if not isinstance(pixel_centers, str) or pixel_centers not in _CENTERS:
         raise ConfigError(f"pixel_centers is {pixel_centers!r}; choose half or integer")
     if delx is not None and sdd is not None:
         raise ConfigError("delx and sdd are both given; a matrix needs one of them or none")
     matrix = as_tensor(matrix, "matrix", torch.float64).detach().clone()
     if tuple(matrix.shape) != (3, 4):
         raise ShapeError(f"matrix has shape {tuple(matrix.shape)}; expected (3, 4)")
-    point = torch.zeros(3) if ahead is None else as_tensor(ahead, "ahead")
+    point = torch.zeros(3) if ahead is None else as_tensor(ahead, "ahead").detach().cpu()
+    if tuple(point.shape) != (3,):
+        raise ShapeError(f"ahead has shape {tuple(point.shape)}; expected one point, (3,)")
+    lengths = {"delx": delx, "sdd": sdd, "sod": sod}
+    delx, sdd, sod = (None if x is None else as_length(x, n) for n, x in lengths.items())
     scale = matrix[2, :3].norm()
     depth = float(matrix[2] @ torch.cat([point.double(), torch.ones(1).double()]) / scale)
     if not np.isfinite(depth) or abs(depth) < 1e-6:
@@ -97,6 +100,7 @@ def calibration_from_matrix(
         )
     if depth < 0:
         matrix, depth = -matrix, -depth
+    size = as_size(size)
     matrix[:2] += _CENTERS[pixel_centers] * matrix[2]
     trial, _ = CArm.from_projection_matrix(matrix, *size, 1.0, sod=1e-9)
     focal = trial.sdd  # in columns
@@ -134,7 +138,7 @@ def calibration_from_krt(
     Raises:
         ShapeError, GeometryError, ConfigError: not a camera, or an option.
     """
-    if axes not in _AXES:
+    if not isinstance(axes, str) or axes not in _AXES:
         raise ConfigError(f"axes is {axes!r}; choose one of {', '.join(_AXES)}")
     arrays = [as_tensor(x, n).double() for x, n in ((k, "k"), (rotation, "R"), (translation, "t"))]
     k, rotation, translation = arrays[0], arrays[1].squeeze(), arrays[2].flatten()
@@ -151,7 +155,7 @@ def calibration_from_krt(
         )
     u, _, v = torch.linalg.svd(rotation)
     rotation = u @ v
-    if world_from_camera:
+    if as_flag(world_from_camera, "world_from_camera"):
         rotation, translation = rotation.mT, -(rotation.mT @ translation)
     turn = torch.diag(torch.tensor(_AXES[axes], dtype=torch.float64))
     inside = torch.cat([rotation, translation[:, None]], dim=1)
@@ -215,7 +219,7 @@ def calibration_text(path: str | os.PathLike) -> str:
     Raises:
         ConfigError: no such file, too large, or no text; names the file.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise ConfigError(
             f"{str(path)!r} is no file of at most {MAX_BYTES} bytes; expected a calibration"
@@ -247,8 +251,10 @@ def with_common_isocenter(calibrations: Sequence[Calibration]) -> list[Calibrati
         ConfigError: fewer than two.
         GeometryError: parallel axes, or a camera that looks the other way.
     """
-    if len(calibrations) < 2:
-        raise ConfigError(f"got {len(calibrations)} calibrations; expected two or more")
+    if not isinstance(calibrations, Sequence) or len(calibrations) < 2:
+        raise ConfigError("expected a list of two or more calibrations of one world")
+    for c in calibrations:
+        check_kind(c, Calibration, "one of calibrations")
     sources = torch.stack([c.pose[:3, 3] for c in calibrations])
     axes = torch.stack([c.pose[:3, 2] for c in calibrations])
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None]

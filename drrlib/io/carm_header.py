@@ -42,6 +42,7 @@ from jaxtyping import Float
 from pydicom.dataset import Dataset
 from torch import Tensor
 
+from drrlib.arrays import as_flag, as_number, as_numbers, as_whole
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.carm_tags import (
@@ -53,6 +54,7 @@ from drrlib.io.carm_tags import (
     unusable,
 )
 from drrlib.io.dicom_tags import words
+from drrlib.io.quiet import quiet
 from drrlib.io.xray_file import TABLE, flat_header, is_grouped
 
 # Towards what in the patient a letter of PatientOrientation points, in LPS.
@@ -90,6 +92,7 @@ def carm_from_dicom(
         DicomError: names the missing or unusable tag and the keyword that replaces it.
         GeometryError: lengths that no C-arm can have.
     """
+    frame = as_whole(frame, "frame", 0)
     lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
     with _flat(header, frame) as (header, place):
         device, turn = _device(header, lengths, place)
@@ -134,10 +137,11 @@ def start_from_dicom(
         DicomError: names the tag that is missing, unusable or in contradiction, and the keyword.
         GeometryError: lengths that no C-arm can have.
     """
-    offset = [0.0] * 3 if b is None else [float(x) for x in b]
-    for name, values in (("theta", [theta]), ("phi", [phi]), ("gamma", [gamma]), ("b", offset)):
-        if not all(v is None or math.isfinite(v) for v in values) or len(offset) != 3:
-            raise ConfigError(f"{name} is {values}; expected finite numbers, and three for b")
+    offset = [0.0] * 3 if b is None else list(as_numbers(b, "b", 3))
+    given = {"theta": theta, "phi": phi, "gamma": gamma}
+    theta, phi, gamma = (None if x is None else as_number(x, n) for n, x in given.items())
+    flipped = None if flipped is None else as_flag(flipped, "flipped")
+    frame = as_whole(frame, "frame", 0)
     lengths = dict(sdd=sdd, sod=sod, dely=dely, delx=delx)
     with _flat(header, frame) as (flat, place):
         if b is None and frame and _table_moved(header, flat, frame):
@@ -181,19 +185,20 @@ def _flat(header, frame: int) -> Iterator[tuple[Dataset, int]]:
     Raises:
         ConfigError: no such frame.
     """
-    if not is_grouped(header):
-        yield header, frame
-        return
-    _check_frame(header, frame)
-    try:
-        yield flat_header(header, frame), 0
-    except DicomError as error:
-        raise DicomError(
-            f"{error} (looked for at the top and in the functional groups of frame {frame}: "
-            "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
-            "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
-            "PositionerPositionSequence, PatientOrientationInFrameSequence)"
-        ) from None
+    with quiet():
+        if not is_grouped(header):
+            yield header, frame
+            return
+        _check_frame(header, frame)
+        try:
+            yield flat_header(header, frame), 0
+        except DicomError as error:
+            raise DicomError(
+                f"{error} (looked for at the top and in the functional groups of frame {frame}: "
+                "XRayGeometrySequence, where DistanceSourceToIsocenter is taken for "
+                "DistanceSourceToPatient; FramePixelDataPropertiesSequence, FieldOfViewSequence, "
+                "PositionerPositionSequence, PatientOrientationInFrameSequence)"
+            ) from None
 
 
 def _check_frame(header, frame: int) -> None:

@@ -9,11 +9,10 @@ from numbers import Real
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
 
 from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_headers import Series, SeriesInfo, scan
-from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
+from drrlib.io.dicom_pixels import can_decode, compression_of, decoded, jpeg2000_size
 from drrlib.io.dicom_tags import Header, numbers, read_dataset, whole
 from drrlib.io.plausible import warn_of_air
 
@@ -148,9 +147,8 @@ def _choose(found: list[Series], ignored: int, number: int | None) -> Series:
 def _check_decoder(chosen: Series) -> None:
     ds = read_dataset(chosen.headers[0].path, pixels=False)
     if not can_decode(ds):
-        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
-            f"{chosen.info.name}: its compression, {syntax.name}, cannot be decoded here; "
+            f"{chosen.info.name}: its compression, {compression_of(ds)}, cannot be decoded here; "
             "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg, or export the series "
             "uncompressed"
         )
@@ -167,9 +165,7 @@ def _slice_hu(header: Header, ds: Dataset | None) -> np.ndarray:
             f"{header.rows} x {header.columns}: the file is damaged"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            stored = pixel_array(ds, index=header.frame)
+        stored = decoded(ds, header.frame)
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(
             f"the pixel data cannot be decoded ({type(error).__name__}): damaged or cut short, or "

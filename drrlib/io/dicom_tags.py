@@ -4,7 +4,6 @@ Only the tags in `TAGS` are ever read, so that no message can show data of a pat
 """
 
 import contextlib
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +11,13 @@ import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import DicomError
+from drrlib.io.quiet import quiet
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -27,6 +29,7 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 MODALITIES = set("CT MR PT NM US CR DX XA RF MG OT SC SR PR KO SEG REG DOC".split())
 MODALITIES |= {"RTIMAGE", "RTSTRUCT", "RTDOSE", "RTPLAN"}
 
+FARTHEST = 1e7  # [mm]
 DAMAGED = "begins as DICOM, but its header cannot be read: damaged or cut short"
 
 GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"]
@@ -60,6 +63,7 @@ TAGS = [
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 ]
+_NUMBERS = {keyword: Tag(keyword) for keyword in (*TAGS, "PixelData")}
 
 
 @dataclass(frozen=True)
@@ -94,10 +98,8 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
     Raises:
         DicomError: the file begins as DICOM and cannot be read.
     """
-    tags = [*TAGS, "PixelData"] if pixels else TAGS
-    with warnings.catch_warnings(), open(path, "rb") as file:
-        # pydicom's warnings quote values of the header.
-        warnings.simplefilter("ignore")
+    tags = [*_NUMBERS.values()] if pixels else [*_NUMBERS.values()][:-1]
+    with quiet(), open(path, "rb") as file:
         head = file.read(132)
         bare = head[128:] != b"DICM"
         if bare and head[:2] not in (b"\x08\x00", b"\x02\x00"):
@@ -105,7 +107,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Dataset | None:
         file.seek(0)
         try:
             ds = pydicom.dcmread(
-                file, stop_before_pixels=not pixels, specific_tags=list(tags), force=bare
+                file, stop_before_pixels=not pixels, specific_tags=tags, force=bare
             )
             meta = getattr(ds, "file_meta", {})
             directory = meta.get("MediaStorageSOPClassUID", "") == DICOMDIR
@@ -139,10 +141,13 @@ def stated(ds: Dataset, keyword: str):
     Raises:
         ValueError: it breaks its own format; says nothing of the content.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
-            found = ds.get(keyword)
+            tag = _NUMBERS.get(keyword) if isinstance(ds, Dataset) else None
+            if tag is None:
+                found = ds.get(keyword)
+            else:  # many times as quick
+                found = ds[tag].value if tag in ds else None
         except Exception:  # pydicom converts on access and lets every error through
             raise ValueError(f"{keyword} breaks its own format") from None
     return None if found is None or found == "" else found
@@ -155,6 +160,8 @@ def stated_numbers(ds: Dataset, keyword: str) -> list[float] | None:
         ValueError: what stands there is no finite number; says nothing of the content.
     """
     found = stated(ds, keyword)
+    if isinstance(found, Sequence):
+        raise ValueError(f"{keyword} is a sequence")
     try:
         listed = [] if found is None else np.atleast_1d(np.array(found, dtype=np.float64)).tolist()
     except (TypeError, ValueError, OverflowError):
@@ -173,6 +180,13 @@ def numbers(ds: Dataset, keyword: str, count: int) -> np.ndarray | None:
     return None if found is None or len(found) != count else np.array(found)
 
 
+def _lengths(ds: Dataset, keyword: str, count: int) -> np.ndarray | None:
+    """As `numbers`, else None too where one is beyond anything on a scanner, so that sums of
+    their products stay finite."""
+    found = numbers(ds, keyword, count)
+    return None if found is None or np.abs(found).max() > FARTHEST else found
+
+
 def whole(ds: Dataset, keyword: str) -> int | None:
     """A whole number of a tag, else None."""
     found = numbers(ds, keyword, 1)
@@ -180,16 +194,25 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 
 
 def words(ds: Dataset, keyword: str) -> list[str]:
-    """Values of a text tag in upper case."""
+    """Values of a text tag in upper case, and numbers among them as text.
+
+    What else may stand there, such as a sequence, is passed over: as text it would be all that it
+    holds, and the text of one that is broken and nested deeply grows without end.
+    """
     found = value(ds, keyword)
-    found = [found] if found is None or isinstance(found, str) else np.atleast_1d(found)
-    return [str(word).strip().upper() for word in found if word is not None]
+    found = found if isinstance(found, (MultiValue, list)) else [found]
+    return [str(word).strip().upper() for word in found if isinstance(word, (str, int, float))]
+
+
+def text(ds: Dataset, keyword: str) -> str:
+    """The one text of a tag, else nothing; see `words`."""
+    found = value(ds, keyword)
+    return str(found) if isinstance(found, str) else ""
 
 
 def kind_of(ds: Dataset) -> str:
     """What sort of image a file is; see `SeriesInfo.kind`."""
-    meta = ds.file_meta.get("MediaStorageSOPClassUID", "")
-    sop = str(value(ds, "SOPClassUID") or meta or CT_IMAGE)
+    sop = text(ds, "SOPClassUID") or text(ds.file_meta, "MediaStorageSOPClassUID") or CT_IMAGE
     image_type = set(words(ds, "ImageType"))
     if "CT" not in words(ds, "Modality"):
         return "other"
@@ -215,7 +238,7 @@ def read_headers(path: Path) -> list[Header]:
     if ds is None or not ("SeriesInstanceUID" in ds or "Rows" in ds or words(ds, "Modality")):
         return []  # a DICOMDIR has none of them
     count = whole(ds, "NumberOfFrames") or 1
-    enhanced = str(value(ds, "SOPClassUID") or "").startswith(CT_IMAGE + ".")
+    enhanced = text(ds, "SOPClassUID").startswith(CT_IMAGE + ".")
     if not enhanced and count == 1:
         return [_header(ds, path, None)]
     frames = value(ds, FRAMES) if isinstance(value(ds, FRAMES), Sequence) else []
@@ -234,15 +257,16 @@ def _as_slice(ds: Dataset, groups: list[Dataset]) -> Dataset:
     found.file_meta = ds.file_meta
     for tag in map(tag_for_keyword, set(TAGS) - {SHARED, FRAMES}):
         if tag in ds:
-            found[tag] = ds.get_item(tag)
+            with quiet(), contextlib.suppress(Exception):  # of a kind that DICOM does not have
+                found[tag] = ds.get_item(tag)
     for group in groups:
         for sequence, keywords in GROUPS.items():
             items = value(group, sequence)
             for keyword in keywords if isinstance(items, Sequence) and items else ():
                 given = value(items[0], keyword)
-                if given is not None:
-                    with warnings.catch_warnings(), contextlib.suppress(Exception):
-                        warnings.simplefilter("ignore")  # pydicom's text quotes the value
+                # The text of a sequence, which errors would make, can grow without end.
+                if given is not None and not isinstance(given, Sequence):
+                    with quiet(), contextlib.suppress(Exception):
                         setattr(found, AS_SLICE.get(keyword, keyword), given)
     return found
 
@@ -255,18 +279,18 @@ def _header(ds: Dataset, path: Path, frame: int | None) -> Header:
     return Header(
         path=path,
         frame=frame,
-        instance=str(value(ds, "SOPInstanceUID") or ""),
+        instance=text(ds, "SOPInstanceUID"),
         marks={tag: _mark(ds, tag) for tag in (*MARKS, TIME) if tag in ds},
         unfit="" if kind == "slices" else kind,
-        uid=str(value(ds, "SeriesInstanceUID") or ""),
+        uid=text(ds, "SeriesInstanceUID"),
         number=whole(ds, "SeriesNumber"),
         modality=modality if modality in MODALITIES else "unknown modality",
         kind=kind,
         rows=whole(ds, "Rows"),
         columns=whole(ds, "Columns"),
-        position=numbers(ds, "ImagePositionPatient", 3),
-        orientation=numbers(ds, "ImageOrientationPatient", 6),
-        spacing=numbers(ds, "PixelSpacing", 2),
+        position=_lengths(ds, "ImagePositionPatient", 3),
+        orientation=_lengths(ds, "ImageOrientationPatient", 6),
+        spacing=_lengths(ds, "PixelSpacing", 2),
         rescale=np.concatenate([slope, intercept]) if both else None,
     )
 

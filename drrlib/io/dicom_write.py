@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
+from drrlib.arrays import as_path, as_tensor
 from drrlib.errors import DicomError, GeometryError, ShapeError, VolumeError
 from drrlib.io.dicom_tags import CT_IMAGE
 
@@ -43,11 +45,18 @@ def write_ct_series(
     Raises:
         ShapeError, VolumeError, GeometryError: voxels or affine that the format cannot hold.
         DicomError: the folder has content, or the description is too long.
+        OSError: it cannot be written.
     """
-    folder = Path(folder)
-    hu, affine = np.asarray(hu), np.asarray(affine, dtype=np.float64)
+    folder = as_path(folder, "folder")
+    hu = as_tensor(hu, "hu", torch.float32).detach().cpu().numpy()
+    affine = as_tensor(affine, "affine", torch.float64).detach().cpu().numpy()
     _check(hu, affine)
-    if len(description) > 64 or "\\" in description or not description.isascii():
+    if (
+        not isinstance(description, str)
+        or len(description) > 64
+        or "\\" in description
+        or not description.isascii()
+    ):
         raise DicomError("description is not plain text of at most 64 characters without backslash")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DicomError(f"{str(folder)!r} exists and is not an empty folder; name a new one")

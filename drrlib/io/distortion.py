@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import ndimage
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_size, as_tensor, as_whole
 from drrlib.errors import ConfigError, ShapeError
 
 
@@ -50,8 +50,10 @@ class Distortion:
         Raises:
             ShapeError, ConfigError: other shapes, too few points, or points on a line.
         """
+        size, degree = as_size(size), as_whole(degree, "degree")
         pair = [
-            as_tensor(x, n).double().numpy() for x, n in ((seen, "seen"), (straight, "straight"))
+            as_tensor(x, n).detach().cpu().double().numpy()
+            for x, n in ((seen, "seen"), (straight, "straight"))
         ]
         if pair[0].shape != pair[1].shape or pair[0].ndim != 2 or pair[0].shape[1] != 2:
             raise ShapeError(
@@ -70,11 +72,11 @@ class Distortion:
         if rank < terms.shape[1]:
             raise ConfigError("the points lie on too few lines for this degree; take a lower one")
         rms = float(np.sqrt(np.square(terms @ solution - pair[0]).sum(axis=1).mean()))
-        return cls(solution, degree, tuple(size), rms)
+        return cls(solution, degree, size, rms)
 
     def bend(self, straight: Numbers) -> Float[ndarray, "n 2"]:
         """(column, row) in the bent picture of points of the straight one [n, 2]."""
-        points = as_tensor(straight, "straight").double().numpy()
+        points = as_tensor(straight, "straight").detach().cpu().double().numpy()
         return _terms(points, self.size, self.degree) @ self.coefficients
 
     def undistort(self, image: Float[ndarray, "height width"]) -> Float[ndarray, "height width"]:

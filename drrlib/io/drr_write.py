@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_path, as_tensor, check_kind
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, GeometryError, ShapeError
-from drrlib.geometry import CArm
+from drrlib.geometry import CArm, ScanProjection
 from drrlib.io.nifti import LPS_FROM_RAS
 from drrlib.io.xray_write import write_xray
 
@@ -43,8 +43,9 @@ def write_drr(
     Raises:
         ConfigError: another suffix.
         ShapeError, GeometryError: what the format cannot hold.
+        OSError: it cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     suffix = next((s for s in DRR_SUFFIXES if path.name.lower().endswith(s)), None)
     if suffix is None:
         raise ConfigError(
@@ -53,6 +54,7 @@ def write_drr(
     if suffix == ".dcm":
         return write_xray(path, image, carm, eta)
     values = as_tensor(image, "image").detach().cpu().float().numpy()
+    check_kind(carm, (CArm, ScanProjection), "carm")
     if values.size != carm.height * carm.width:
         raise ShapeError(
             f"image has shape {values.shape}; expected one of {carm.height} x {carm.width} pixels"

@@ -1,12 +1,12 @@
 """CT localizers as views: a file in, picture, geometry and pose out."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from drrlib.errors import DicomError
+from drrlib.arrays import as_path
+from drrlib.errors import ConfigError, DicomError
 from drrlib.io.dicom_tags import numbers, words
 from drrlib.io.localizer_header import localizer_from_dicom
 from drrlib.io.xray_file import is_dicom, open_dicom, stored_frames
@@ -15,10 +15,10 @@ from drrlib.view import View
 
 def is_localizer(path: str | os.PathLike) -> bool:
     """Whether a file is a CT localizer by its header; False for what is no readable DICOM file."""
-    path = Path(path)
     try:
+        path = as_path(path)
         return is_dicom(path) and "LOCALIZER" in words(open_dicom(path, ["ImageType"]), "ImageType")
-    except (OSError, DicomError):
+    except (OSError, ConfigError, DicomError):
         return False
 
 
@@ -36,7 +36,7 @@ def read_localizer(path: str | os.PathLike, **others) -> View:
         DicomError: no localizer, damaged, or lacking something; names the tag. No message repeats
             a patient's data.
     """
-    path = Path(path)
+    path = as_path(path)
     header = open_dicom(path)
     try:
         geometry, pose = localizer_from_dicom(header, **others)

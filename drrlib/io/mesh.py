@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
+from drrlib.arrays import as_length, as_path, as_whole
 from drrlib.errors import ConfigError, VolumeError
 from drrlib.volume import Volume
 
-MAX_VOXELS = 2**28
+MAX_VOXELS = 2**26  # some ten seconds and 3 GiB
 _CHUNK = 2_000_000  # line-triangle pairs at once
+_PAIRS = 15_000_000  # in all along one axis, some seconds
 _OPEN = 0.02  # share of lines that may end inside, beyond which a surface is open
 
 
@@ -41,11 +43,9 @@ def read_mesh(
         ConfigError: trimesh is not installed, or a number out of range.
         VolumeError: no surface, an open one, or too many voxels; names the file.
     """
-    numbers = {"mu": mu, "voxel": voxel, "scale": scale, "lines": lines}
-    for name, number in numbers.items():
-        if not (np.isfinite(number) and number > 0):
-            raise ConfigError(f"{name} is {number}; expected more than 0")
-    corners = scale * _triangles(Path(path))
+    mu, voxel = as_length(mu, "mu"), as_length(voxel, "voxel")
+    scale, lines = as_length(scale, "scale"), as_whole(lines, "lines")
+    corners = scale * _triangles(as_path(path))
     low, high = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
     if np.prod((high - low) / voxel + 5, dtype=float) > MAX_VOXELS:
         raise VolumeError(
@@ -54,10 +54,8 @@ def read_mesh(
         )
     shape = tuple(np.ceil((high - low) / voxel).astype(np.int64) + 4)
     origin = 0.5 * (low + high) - 0.5 * voxel * (np.array(shape) - 1)
-    filled = np.median(
-        [_fill((corners - origin) / voxel, shape, axis, int(lines), path) for axis in range(3)],
-        axis=0,
-    )
+    a, b, c = (_fill((corners - origin) / voxel, shape, axis, lines, path) for axis in range(3))
+    filled = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))  # the middle one
     affine = torch.diag(torch.tensor([voxel, voxel, voxel, 1.0], dtype=torch.float64))
     affine[:3, 3] = torch.from_numpy(origin)
     return Volume(torch.from_numpy((mu * filled).astype(np.float32)), affine)
@@ -106,13 +104,15 @@ def _fill(corners: np.ndarray, shape, axis: int, lines: int, path) -> Float[ndar
     count = (last - first + 1).clip(0)
     pairs = count.prod(axis=1)
     ends = np.cumsum(pairs)
-    starts = np.searchsorted(ends, np.arange(0, ends[-1], _CHUNK), side="right")
-    for lower, upper in zip(starts, [*starts[1:], len(pairs)], strict=True):
-        part = slice(lower, max(upper, lower + 1))
-        triangle = np.repeat(np.arange(part.start, min(part.stop, len(pairs))), pairs[part])
-        within = np.arange(len(triangle)) - np.repeat(
-            ends[part] - pairs[part] - (ends[part.start] - pairs[part.start]), pairs[part]
+    if ends[-1] > _PAIRS:
+        raise VolumeError(
+            f"{os.fspath(path)!r} has triangles of {ends[-1]:.2g} lines in all, expected at most "
+            f"{_PAIRS:.2g}: take a larger voxel or fewer lines, or correct scale"
         )
+    for lower in range(0, int(ends[-1]), _CHUNK):
+        pair = np.arange(lower, min(lower + _CHUNK, ends[-1]))
+        triangle = np.searchsorted(ends, pair, side="right")
+        within = pair - (ends - pairs)[triangle]
         i = first[triangle, 0] + within // count[triangle, 1]
         j = first[triangle, 1] + within % count[triangle, 1]
         _cross(a[triangle], b[triangle], c[triangle], (i, j), change, balance, lines)

@@ -7,6 +7,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 
+from drrlib.arrays import as_path
 from drrlib.errors import VolumeError
 from drrlib.io.plausible import warn_of_air
 
@@ -28,6 +29,7 @@ def read_nifti(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
         VolumeError: not NIfTI, damaged, not one 3D volume of real numbers, or without a place in
             the world.
     """
+    path = as_path(path)
     try:
         image = nib.load(path, mmap=False)  # Windows locks a file that is mapped
     except FileNotFoundError:

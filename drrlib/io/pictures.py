@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drrlib.arrays import as_path
 from drrlib.errors import ConfigError
 
 MAX_PIXELS = 2**30  # of all pages together
@@ -38,7 +39,7 @@ def read_picture(path: str | os.PathLike, signed: bool = False) -> Picture:
     Raises:
         ConfigError: no such file, not a picture, damaged, coloured, or too large; names the file.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist; expected an image file")
     read = _read_numpy if path.suffix.lower() == ".npy" else _read_pillow

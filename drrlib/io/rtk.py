@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from drrlib.arrays import as_numbers, as_size
 from drrlib.errors import ConfigError, GeometryError
 from drrlib.geometry import so3_exp
 from drrlib.io.calibration import (
@@ -39,6 +40,9 @@ def read_rtk_geometry(
         ConfigError: no such file, or no RTK geometry; names the file.
         GeometryError: a projection that is no cone beam; names the file.
     """
+    size = as_size(size)
+    spacing = as_numbers(spacing, "spacing", 2)
+    origin = None if origin is None else as_numbers(origin, "origin", 2)
     text = calibration_text(path)
     if "<!ENTITY" in text:
         raise ConfigError(f"{os.fspath(path)!r} defines XML entities; expected plain numbers")

@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 
-from drrlib.errors import ConfigError, VolumeError
+from drrlib.arrays import as_length, as_numbers
+from drrlib.errors import ConfigError
 from drrlib.io.pictures import read_picture
 from drrlib.volume import MU_WATER, Volume
 
@@ -36,14 +37,18 @@ def read_tiff_stack(
         ConfigError: no such file, no stack, or not one of both scales; names the file.
         VolumeError: values that are no attenuation.
     """
-    spacing = tuple(float(x) for x in spacing)
-    if len(spacing) != 3 or not all(np.isfinite(x) and x > 0 for x in spacing):
+    spacing = as_numbers(spacing, "spacing", 3)
+    if min(spacing) <= 0:
         raise ConfigError(f"spacing is {spacing}; expected three lengths above 0 [mm]: x, y, z")
     if (hu is None) == (mu_per_value is None):
         raise ConfigError(
             "give one of hu=(slope, intercept), such as (1, -1024) for a CT that was stored with "
             "an offset, and mu_per_value=... [1/mm]: a TIFF stack does not tell its scale"
         )
+    if hu is not None:
+        hu = as_numbers(hu, "hu", 2)
+    else:
+        mu_per_value = as_length(mu_per_value, "mu_per_value")
     values = read_picture(path, signed=True).values
     if len(values) < 2:
         raise ConfigError(f"{os.fspath(path)!r} has one page; expected a stack of slices")
@@ -51,6 +56,4 @@ def read_tiff_stack(
     affine = np.diag([*spacing, 1.0])
     if hu is not None:
         return Volume.from_hu(hu[0] * voxels + hu[1], affine, mu_water=mu_water)
-    if not mu_per_value > 0:
-        raise VolumeError(f"mu_per_value is {mu_per_value}; expected more than 0")
     return Volume(mu_per_value * voxels, affine)

@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from drrlib.arrays import as_flag, as_number, as_path
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
 from drrlib.io.carm_tags import positioner_angle
+from drrlib.io.dicom_tags import whole
 from drrlib.io.pictures import read_picture
 from drrlib.io.xray_file import (
     flat_header,
@@ -93,9 +95,10 @@ def read_xray(
         GeometryError: lengths that no C-arm can have.
     """
     path = _check_call(path, geometry)
-    if isinstance(frame, bool) or not (isinstance(frame, int) or frame == "max"):
+    page = isinstance(frame, int) and not isinstance(frame, bool)
+    if not page and not (isinstance(frame, str) and frame == "max"):
         raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
-    how = _How(carm, values, bone, open_field, mask, geometry)
+    how = _how(carm, values, bone, open_field, mask, geometry)
     with _naming(path):
         source = _open(path)
         frames = list(range(source.count)) if frame == "max" else [frame]
@@ -126,7 +129,7 @@ def read_xray_run(
     known = dict(carm=None, values="auto", bone="auto", open_field=None, mask=True)
     geometry = {name: x for name, x in options.items() if name not in known}
     path = _check_call(path, geometry)
-    how = _How(**(known | {n: x for n, x in options.items() if n in known}), geometry=geometry)
+    how = _how(**(known | {n: x for n, x in options.items() if n in known}), geometry=geometry)
     with _naming(path):
         source = _open(path)
         chosen = list(range(source.count)) if frames is None else list(frames)
@@ -170,8 +173,15 @@ class _Source(NamedTuple):
     grey: Callable[[list[int], np.ndarray], _Grey]
 
 
+def _how(carm, values, bone, open_field, mask, geometry) -> _How:
+    """The options, checked as far as no image is needed."""
+    if open_field is not None:
+        open_field = as_number(open_field, "open_field")
+    return _How(carm, values, bone, open_field, as_flag(mask, "mask"), geometry)
+
+
 def _check_call(path: str | os.PathLike, geometry: dict) -> Path:
-    path = Path(path)
+    path = as_path(path)
     unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
     if unknown:
         raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
@@ -236,9 +246,9 @@ def _dicom_grey(ds, frames: list[int], stored: np.ndarray) -> _Grey:
     if len(frames) > 1:
         _check_still(ds, frames)
     meaning = meaning_of_header(header)
-    bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 16)
+    bits = whole(header, "BitsStored") or whole(header, "BitsAllocated") or 16
     stack, full = stored.astype(np.float64), 1 << bits
-    if int(header.get("PixelRepresentation") or 0) == 1 and stored.min() < 0:
+    if whole(header, "PixelRepresentation") == 1 and stored.min() < 0:
         stack += 1 << (bits - 1)
     table = modality_table_values(header, stored)
     if table is None and meaning.kind == "display":
@@ -315,9 +325,9 @@ def _by_hand(size: tuple[int, int], geometry: dict):
             f"carm=read_mayacam(path), or {', '.join(f'{x}=...' for x in lacks)} [mm]"
         )
     lengths = {name: geometry[name] for name in LENGTHS}
-    device = CArm(
-        height=size[0], width=size[1], flipped=bool(geometry.get("flipped", False)), **lengths
-    )
+    flipped = geometry.get("flipped")
+    flipped = False if flipped is None else as_flag(flipped, "flipped")
+    device = CArm(height=size[0], width=size[1], flipped=flipped, **lengths)
     angles = {n: x for n, x in geometry.items() if n in ("theta", "phi", "gamma", "b")}
     return device, None, eta(**angles) if angles else None
 

@@ -17,7 +17,6 @@ Only the tags listed here are read; none of them names the patient.
 """
 
 import copy
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from drrlib.errors import ConfigError, DicomError
-from drrlib.io.dicom_pixels import can_decode, jpeg2000_size
-from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, value, whole, words
+from drrlib.io.dicom_pixels import can_decode, compression_of, decoded, jpeg2000_size
+from drrlib.io.dicom_tags import FRAMES, SHARED, numbers, stated_numbers, value, whole, words
+from drrlib.io.quiet import quiet
 
 SHAPES = [
     *("ShutterShape", "ShutterLeftVerticalEdge", "ShutterRightVerticalEdge"),
@@ -70,6 +70,7 @@ TAGS = [
     *(SHARED, FRAMES),
 ]
 _TOP = set(TAGS) - {SHARED, FRAMES}
+_COUNT = tag_for_keyword("NumberOfFrames")
 _PATIENT = tag_for_keyword("DistanceSourceToPatient")
 MAX_PIXELS = 2**30
 _INSTALL = "pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
@@ -89,8 +90,7 @@ def open_dicom(path: Path, tags: list[str] | None = None) -> Dataset:
         DicomError: damaged; names the file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
+        with quiet():
             ds = pydicom.dcmread(path, specific_tags=tags, force=True)
     except Exception as error:  # a damaged header can raise nearly anything
         raise DicomError(
@@ -126,7 +126,11 @@ def read_dicom(path: Path) -> Dataset:
 
 
 def frame_count(ds: Dataset) -> int:
-    return max(whole(ds, "NumberOfFrames") or 1, 1)
+    """Raises DicomError for a number that no file holds."""
+    count = max(whole(ds, "NumberOfFrames") or 1, 1)
+    if count > MAX_PIXELS:
+        raise DicomError(f"the header announces more than {MAX_PIXELS} frames: it is damaged")
+    return count
 
 
 def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
@@ -150,17 +154,15 @@ def stored_frames(path: Path, ds: Dataset, frames: list[int]) -> np.ndarray:
             f"{str(path)!r}: the compressed image announces another size than the header: damaged"
         )
     if not can_decode(ds):
-        syntax = ds.file_meta.TransferSyntaxUID
         raise DicomError(
-            f"{str(path)!r}: its compression, {syntax.name}, cannot be decoded here; {_INSTALL}, "
-            "or export it uncompressed"
+            f"{str(path)!r}: its compression, {compression_of(ds)}, cannot be decoded here; "
+            f"{_INSTALL}, or export it uncompressed"
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             if "NumberOfFrames" in ds and count == 1:
                 del ds.NumberOfFrames
-            found = [pydicom.pixels.pixel_array(ds, index=f if count > 1 else None) for f in frames]
+            found = [decoded(ds, f if count > 1 else None) for f in frames]
     except Exception as error:  # decoders raise errors of many kinds
         raise DicomError(
             f"{str(path)!r}: the pixel data cannot be decoded ({type(error).__name__}): damaged or "
@@ -199,7 +201,8 @@ def flat_header(ds: Dataset, frame: int) -> Dataset:
         for name in GROUPS:
             for item in _items(group, name):
                 _lay_flat(flat, name, item)
-    flat.NumberOfFrames = 1  # what is said of this frame is no longer said of a run
+    # What is said of this frame is no longer said of a run.
+    flat[_COUNT] = DataElement(_COUNT, "IS", 1)
     return flat
 
 
@@ -213,7 +216,10 @@ def _copy(source: Dataset, flat: Dataset, keywords) -> None:
     """Elements as they are, without a look at their values, which may be damaged."""
     for tag in source.keys():
         if keyword_for_tag(tag) in keywords:
-            flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
+            try:
+                flat[tag] = copy.copy(source.get_item(tag))  # the original stays as it is
+            except Exception:  # of a kind that DICOM does not have: there, and unusable
+                flat[tag] = DataElement(tag, "OB", b"?")
 
 
 def _lay_flat(flat: Dataset, name: str, item: Dataset) -> None:
@@ -239,7 +245,8 @@ def modality_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | N
     """
     if not value(header, "ModalityLUTSequence"):
         return None
-    found = _through_table(header.ModalityLUTSequence[0], stored)
+    tables = _items(header, "ModalityLUTSequence")
+    found = _through_table(tables[0], stored) if tables else None
     if found is None:
         raise DicomError(
             "the header has an unusable ModalityLUTSequence; export the image again, or pass its "
@@ -253,11 +260,12 @@ def voi_table_values(header: Dataset, stored: np.ndarray) -> np.ndarray | None:
 
     Windows are no tables: they cut values off. The rescale slope comes before the table.
     """
-    if not value(header, "VOILUTSequence"):
+    tables = _items(header, "VOILUTSequence")
+    if not tables:
         return None
     slope, offset = numbers(header, "RescaleSlope", 1), numbers(header, "RescaleIntercept", 1)
     rescaled = stored if slope is None or offset is None else np.rint(stored * slope + offset)
-    return _through_table(header.VOILUTSequence[0], rescaled)
+    return _through_table(tables[0], rescaled)
 
 
 def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
@@ -267,6 +275,11 @@ def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
     end take that end's entry.
     """
     descriptor, data = numbers(item, "LUTDescriptor", 3), value(item, "LUTData")
+    if not isinstance(data, bytes):
+        try:
+            data = stated_numbers(item, "LUTData")
+        except ValueError:
+            return None
     if descriptor is None or data is None:
         return None
     count, first, bits = (int(x) for x in descriptor)
@@ -276,7 +289,7 @@ def _through_table(item: Dataset, values: np.ndarray) -> np.ndarray | None:
         wide = len(data) >= 2 * count
         table = np.frombuffer(data, dtype="<u2" if wide else "u1")
     else:
-        table = np.atleast_1d(np.array(data, dtype=np.float64))
+        table = np.array(data)
     if not 8 <= bits <= 16 or not 0 < count <= len(table):
         return None
     places = (values.astype(np.int64) - first).clip(0, count - 1)

@@ -131,6 +131,9 @@ def _margin(shape: tuple[int, ...]) -> int:
     return max(2, round(0.008 * min(shape)))
 
 
+_SHAPES = ("RECTANGULAR", "CIRCULAR", "POLYGONAL")  # other words are not repeated
+
+
 def header_mask(header, beam: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """True where shutter, collimator and round field of view leave the image open.
 
@@ -143,7 +146,8 @@ def header_mask(header, beam: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         for shape in words(header, f"{name}Shape"):
             part = _shape(header, name, shape, beam.shape)
             if part is None or part.mean() < 0.01:
-                notes.append(f"the header's {shape.lower()} {what} cannot be used: ignored")
+                kind = f"{shape.lower()} " if shape in _SHAPES else ""
+                notes.append(f"the header's {kind}{what} cannot be used: ignored")
             elif name == "Collimator" and not _believable(part, beam):
                 notes.append(f"the header's {what} does not fit the image: ignored")
             elif not part.all():

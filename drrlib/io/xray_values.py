@@ -132,9 +132,9 @@ def known_by_caller(meaning: Meaning, values: str, bone: str) -> Meaning:
     Raises:
         ConfigError: an unknown word.
     """
-    if values not in ("auto", *KINDS):
+    if not isinstance(values, str) or values not in ("auto", *KINDS):
         raise ConfigError(f"values is {values!r}; choose one of auto, {', '.join(KINDS)}")
-    if bone not in ("auto", "bright", "dark"):
+    if not isinstance(bone, str) or bone not in ("auto", "bright", "dark"):
         raise ConfigError(f"bone is {bone!r}; choose auto, bright or dark, as stored")
     if values != "auto":
         meaning = Meaning(values, meaning.dense, (f"values were said to be {values}",))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import FileDataset
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_path, as_tensor, check_kind
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError, GeometryError, ShapeError
 from drrlib.geometry import CArm, to_degrees
@@ -48,8 +48,10 @@ def write_xray(
     Raises:
         ShapeError, ConfigError: an image of another size, or that is not finite; a description.
         GeometryError: a C-arm or angles that the header cannot hold.
+        OSError: it cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
+    check_kind(carm, CArm, "carm")
     image = as_tensor(image, "image").detach().cpu().double().numpy()
     if image.shape[-2:] != (carm.height, carm.width) or image.size != carm.height * carm.width:
         raise ShapeError(
@@ -58,9 +60,14 @@ def write_xray(
         )
     if not np.isfinite(image).all():
         raise ConfigError("image has NaN or infinite pixels; replace them first")
-    if len(description) > 64 or "\\" in description or not description.isascii():
+    if (
+        not isinstance(description, str)
+        or len(description) > 64
+        or "\\" in description
+        or not description.isascii()
+    ):
         raise ConfigError("description is not plain text of at most 64 characters without \\")
-    if not isinstance(carm, CArm) or float(carm.x0) or float(carm.y0):
+    if float(carm.x0) or float(carm.y0):
         raise GeometryError(
             "the header of an X-ray image holds a C-arm whose central ray meets the middle of the "
             "detector; expected a CArm with x0 = y0 = 0"

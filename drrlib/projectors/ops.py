@@ -28,7 +28,7 @@ def choose_backend(grid: Grid, backend: str = "auto") -> str:
     """
     if not isinstance(grid, Grid):
         raise ConfigError(f"grid is a {type(grid).__name__}; expected a Grid(mu, affine)")
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ConfigError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}")
     fits = grid.mu.device.type == "cpu" and grid.mu.dtype == torch.float32
     if backend == "cpu" and not fits:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from drrlib.arrays import Numbers
+from drrlib.arrays import Numbers, as_flag, as_numbers
 from drrlib.drr import DRR
 from drrlib.errors import ConfigError, GeometryError
 from drrlib.geometry import BEHIND, CArm, depth, inverse
@@ -72,7 +72,11 @@ def register(
     """
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
-    views = as_views(views)
+    views, only = as_views(views), as_flag(only, "only")
+    if not (preset is None or isinstance(preset, (str, Preset))):
+        raise ConfigError(f"preset is a {type(preset).__name__}; expected a name or a Preset")
+    if search is not None:
+        search = as_numbers(search, "search", 2)
     first, (start, search) = views[0], look_where(views[0], volume, start, search, preset)
     if preset == "paper":
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:

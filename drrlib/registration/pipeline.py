@@ -27,9 +27,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_flag, as_tensor, check_kind
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import Geometry, mtre
+from drrlib.geometry import CArm, Geometry, ScanProjection, mtre
 from drrlib.optimize import Normal, Objective, covariance, normal_equations
 from drrlib.registration.candidates import candidates
 from drrlib.registration.crop import cropped
@@ -92,7 +92,11 @@ class Registration:
         only: bool = False,
         most: Sequence[float | None] | None = None,
     ):
-        cameras = list(carm) if isinstance(carm, Sequence) else [carm]
+        check_kind(volume, Volume, "volume")
+        cameras = list(carm) if isinstance(carm, (list, tuple)) else [carm]
+        for camera in cameras:
+            check_kind(camera, (CArm, ScanProjection), "carm")
+        only = as_flag(only, "only")
         poses = [torch.eye(4)] if relatives is None else relatives
         if len(poses) != len(cameras):
             raise ShapeError(
@@ -136,6 +140,8 @@ class Registration:
         weights = [None] * len(fixed) if weights is None else list(weights)
         fixed, weights = check_pictures(fixed, weights, self.levels.cameras)
         start = check_ranges(start, fixed)
+        if not isinstance(free, (list, tuple)) or not all(isinstance(x, str) for x in free):
+            raise ConfigError(f"free is a {type(free).__name__}; expected a list of names")
         task = Task(search, tuple(free), get_loss(loss))
         task.check(self.levels)
         for image, weight in zip(fixed, weights, strict=True):

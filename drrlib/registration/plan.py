@@ -86,7 +86,7 @@ def get_preset(preset: str | Preset) -> Preset:
     """
     if isinstance(preset, Preset):
         return preset
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(
             f"preset is {preset!r}; choose {', '.join(PRESETS)}, in `register` also paper, "
             "or give a Preset"

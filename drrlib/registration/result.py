@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_path, as_tensor
 from drrlib.atomic import write_whole
 from drrlib.errors import ConfigError
 from drrlib.geometry import CArm, Geometry, PoseErrors, ScanProjection, mrpd, mtre, pose_errors
@@ -24,6 +24,10 @@ from drrlib.volume import Volume
 _FORMAT = "drrlib registration 1"
 _GEOMETRIES = {kind.__name__: kind for kind in (CArm, ScanProjection)}
 _TUPLES = {kind.__name__: kind for kind in (Trace,)}
+
+
+class _Foreign(ValueError):
+    """A reason of our own, which quotes nothing of the file."""
 
 
 class Comparison(NamedTuple):
@@ -181,7 +185,7 @@ class RegistrationResult:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
-        path = Path(path)
+        path = as_path(path)
         text = json.dumps({"format": _FORMAT, **plain(self)}, indent=1, allow_nan=False)
         write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
         return path
@@ -193,23 +197,27 @@ class RegistrationResult:
         Raises:
             ConfigError: the file cannot be read, or is something else.
         """
+        path = as_path(path)
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            entries = json.loads(path.read_text(encoding="utf-8"))
             if entries.pop("format", None) != _FORMAT:
-                raise ValueError(f"it does not say that it is a {_FORMAT}")
+                raise _Foreign(f"it does not say that it is a {_FORMAT}")
             return cls.from_plain(entries)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        except Exception as error:  # what stands there can be nearly anything
+            why = str(error) if isinstance(error, _Foreign) else type(error).__name__
             raise ConfigError(
-                f"{Path(path).name} is no saved registration ({type(error).__name__}: {error}); "
-                "expected a file that RegistrationResult.save wrote"
-            ) from error
+                f"{path.name} is no saved registration ({why}); expected a file that "
+                "RegistrationResult.save wrote"
+            ) from None  # whose text may quote the file
 
     @classmethod
     def from_plain(cls, entries: dict) -> "RegistrationResult":
         """A result from what `plain` made of it. Errors as Python's own."""
         found = cls(**{name: restored(x) for name, x in entries.items()})
         if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
-            raise ValueError("eta and pose are not those of the same poses")
+            raise _Foreign("eta and pose are not those of the same poses")
+        if found.eta.numel():
+            repr(found)  # numbers where there must be some
         return found
 
     def show(self, views: View | Sequence[View], volume: Volume):

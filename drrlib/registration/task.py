@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_numbers, as_tensor
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import CArm, Geometry
 from drrlib.registration.levels import FREE, Levels
@@ -30,8 +30,8 @@ class Task(NamedTuple):
 
     def check(self, levels: Levels) -> None:
         """Raises ConfigError where cameras and volume cannot be asked this."""
-        search, free = self.search, self.free
-        if len(search) != 2 or not all(0 < x < math.inf for x in search) or search[0] > math.pi:
+        search, free = as_numbers(self.search, "search", 2), self.free
+        if not all(0 < x for x in search) or search[0] > math.pi:
             raise ConfigError(
                 f"search is {search}; expected (rotation in rad up to pi, translation in mm), > 0"
             )

@@ -1,8 +1,11 @@
 """CT series: geometry, order, rescaling, refusals, and nothing about the patient in messages."""
 
+import contextlib
 import copy
 import inspect
+import logging
 import struct
+import warnings
 
 import numpy as np
 import pydicom
@@ -642,3 +645,68 @@ def test_passes_whose_times_mix_are_refused(series, tmp_path):
     data.save_as(path)
     with pytest.raises(DicomError, match=r"duplicate slice positions \(7\)"):
         read_ct_series(tmp_path / "ct")
+
+
+def _nested(levels):
+    """A sequence in a sequence in a sequence ..., whose innermost element is broken."""
+    value = struct.pack("<HH2sH", 0x28, 0x30, b"ZZ", 4) + b"1\\2 "
+    for _ in range(levels):
+        item = struct.pack("<HHI", 0xFFFE, 0xE000, len(value)) + value
+        value = struct.pack("<HH2sHI", 0x28, 0x30, b"SQ", 0, len(item)) + item
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(value)) + value
+
+
+def _replaced(path, keyword, vr, value):
+    """An element of another kind than DICOM's, which no writer would write."""
+    tag, data = pydicom.tag.Tag(keyword), path.read_bytes()
+    old = pydicom.dcmread(path)[tag]
+    at = data.index(struct.pack("<HH2s", tag.group, tag.element, old.VR.encode()))
+    (length,) = struct.unpack("<H", data[at + 6 : at + 8])
+    long = vr in (b"SQ", b"UN")
+    head = struct.pack("<HI", 0, len(value)) if long else struct.pack("<H", len(value))
+    new = struct.pack("<HH2s", tag.group, tag.element, vr) + head + value
+    path.write_bytes(data[:at] + new + data[at + 8 + length :])
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SamplesPerPixel", "ImageType", "Rows"])
+def test_a_deep_broken_sequence_is_not_written_out(series, keyword):
+    """As text it would grow without end."""
+    folder, files, _ = series
+    _replaced(files[0], keyword, b"SQ", _nested(60))
+    try:
+        assert read_ct_series(folder).hu.shape == (6, 5, 7)
+    except DicomError as error:
+        assert keyword in ("Rows", "SamplesPerPixel") and len(str(error)) < 1000
+
+
+def test_positions_beyond_all_bounds_are_refused(series):
+    folder, files, _ = series
+    _replaced(files[2], "ImagePositionPatient", b"DS", b"1e308\\-1e308\\1e308 ")
+    with pytest.raises(DicomError, match="ImagePositionPatient in 1 of 7"):
+        read_ct_series(folder)
+
+
+def test_what_pydicom_warns_and_logs_stays_inside(series, caplog):
+    folder, files, edit = series
+    edit(None, SpecificCharacterSet="SECRET")
+    _replaced(files[1], "SeriesNumber", b"IS", b"SECRET")
+    caplog.clear()
+    with caplog.at_level("DEBUG"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        str(list_series(folder))
+        with contextlib.suppress(DicomError):
+            read_ct_series(folder)
+    assert "SECRET" not in caplog.text
+    logging.getLogger("pydicom").warning("one of its own")  # of others it stays
+    assert "one of its own" in caplog.text
+
+
+def test_an_unknown_compression_is_not_repeated(series):
+    folder, files, _ = series
+    for path in files:
+        data = path.read_bytes()
+        uid = b"1.2.840.10008.1.2.1\0"
+        path.write_bytes(data.replace(uid, b"SECRET.SECRET.SECRET", 1))
+    with pytest.raises(DicomError) as caught:
+        read_ct_series(folder)
+    assert "SECRET" not in str(caught.value)

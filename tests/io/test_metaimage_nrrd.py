@@ -100,3 +100,20 @@ def test_sizes_that_disagree_are_said(tmp_path):
     nibabel.save(image, tmp_path / "a.nii")
     with pytest.warns(UserWarning, match="2 x 2 x 3 and pixdim of 1.5 x 2 x 3"):
         assert np.allclose(read_volume(tmp_path / "a.nii").spacing, [2, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.mha", META.replace("NDims = 3", "NDims = 65535")),
+        ("a.nrrd", NRRD.replace("dimension: 3\n", "dimension: 3\n" + "9" * 5000 + "\n")),
+        ("b.nrrd", NRRD.replace("(2,0,0)", "(2,0,SECRET)")),
+    ],
+)
+def test_headers_that_end_the_process_or_are_quoted(tmp_path, name, header):
+    pytest.importorskip("SimpleITK", reason="the extra formats is not installed")
+    with pytest.raises(VolumeError, match="damaged") as caught:
+        read_metaimage_nrrd(_write(tmp_path / name, header))
+    error = caught.value
+    assert error.__cause__ is None and "SECRET" not in str(error)
+    assert error.__context__ is None or error.__suppress_context__

@@ -409,3 +409,20 @@ def test_pydicom_is_not_asked_for_the_patient(tmp_path):
 
     assert not {"PatientName", "PatientID", "PatientBirthDate"} & set(TAGS)
     assert all(pydicom.datadict.tag_for_keyword(tag) for tag in TAGS)
+
+
+def test_odd_shapes_and_tables_are_ignored_and_not_repeated(tmp_path):
+    tags = dict(ShutterShape="SECRET", RescaleSlope=1, RescaleIntercept=0)
+    path = write_xray(tmp_path / "x.dcm", counts(), **tags)
+    view = read_xray(path)
+    assert any("display shutter cannot be used" in note for note in view.notes)
+    assert not any("secret" in note.lower() for note in view.notes)
+
+
+def test_a_tag_of_an_unknown_kind_is_named_as_unusable(tmp_path):
+    path = write_xray(tmp_path / "x.dcm", counts())
+    data = path.read_bytes()
+    at = data.index(b"\x18\x00\x64\x11DS")  # ImagerPixelSpacing
+    path.write_bytes(data[: at + 4] + b"ZZ" + data[at + 6 :])
+    with pytest.raises(DicomError, match=r"ImagerPixelSpacing|damaged"):
+        read_xray(path)

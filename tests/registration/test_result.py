@@ -223,3 +223,11 @@ def test_slicer_gets_the_best_pose(tmp_path):
     numbers = torch.tensor([float(x) for x in row.split()[1:]], dtype=torch.float64)
     back = inverse(batch[2].pose)
     assert torch.equal(numbers, torch.cat([back[:3, :3].flatten(), back[:3, 3]]))
+
+
+def test_a_foreign_file_is_not_quoted(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"format": "drrlib registration 1", "SECRET": {"SECRET": 1}}))
+    with pytest.raises(ConfigError, match="no saved registration") as caught:
+        RegistrationResult.load(path)
+    assert "SECRET" not in str(caught.value) and caught.value.__suppress_context__
