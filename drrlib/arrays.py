@@ -128,7 +128,7 @@ def as_numbers(values, name: str, count: int) -> tuple[float, ...]:
     """
     try:
         found = tuple(_number(x) for x in values)
-    except (TypeError, RuntimeError, NotImplementedError):  # not one after the other
+    except (TypeError, RuntimeError, NotImplementedError):  # cannot be counted off; refused below
         found = ()
     if len(found) != count or not all(map(math.isfinite, found)):
         raise ConfigError(f"{name} is {_shown(values)}; expected {count} finite numbers")
@@ -182,6 +182,7 @@ def _number(value) -> float:
     single = isinstance(value, (int, float, np.number)) or getattr(value, "shape", None) == ()
     try:
         return math.nan if not single or isinstance(value, bool) else float(value)
+    # Of arrays and tensors of no axes: text, objects, what no float holds, sparse, without values.
     except (TypeError, ValueError, OverflowError, RuntimeError, NotImplementedError):
         return math.nan
 

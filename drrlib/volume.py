@@ -1,17 +1,28 @@
 """CT as linear attenuation on a grid with a full affine."""
 
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_affine, as_length, as_tensor, as_whole, check_values
+from drrlib.arrays import (
+    Numbers,
+    as_affine,
+    as_length,
+    as_number,
+    as_tensor,
+    as_whole,
+    check_values,
+)
 from drrlib.errors import ConfigError, GeometryError, ShapeError, VolumeError
 
 # Linear attenuation of water at 60 keV [1/mm]: 0.2059 cm2/g x 1 g/cm3.
 # Source: Hubbell and Seltzer, NIST XCOM / NISTIR 5632, table for liquid water.
 MU_WATER = 0.02059
+_MOST_VOXELS = 2**31  # with the air that coarsening adds
 
 
 def hu_to_mu(
@@ -147,7 +158,7 @@ class Volume:
         affine[:3, 3] += affine[:3, :3] @ torch.tensor(lower, dtype=torch.float64)
         return Volume(mu.contiguous(), affine, self.center)
 
-    def structure(self, mask: Tensor) -> "Volume":
+    def structure(self, mask: Tensor | np.ndarray) -> "Volume":
         """What a mask covers, alone: cut to its box, whose middle is the new centre.
 
         Args:
@@ -160,7 +171,7 @@ class Volume:
         kept = self.with_mu(torch.where(self._mask(mask), self.mu, 0.0)).crop_to_support()
         return Volume(kept.mu, kept.affine)
 
-    def without(self, mask: Tensor, mu: float = 0.0) -> "Volume":
+    def without(self, mask: Tensor | np.ndarray, mu: float = 0.0) -> "Volume":
         """The volume with other attenuation where a mask covers it.
 
         Args:
@@ -169,28 +180,39 @@ class Volume:
 
         Raises:
             ShapeError: not a mask of this grid.
+            ConfigError, VolumeError: mu is no attenuation.
         """
-        return self.with_mu(torch.where(self._mask(mask), mu, self.mu))
+        return self.with_mu(torch.where(self._mask(mask), as_number(mu, "mu"), self.mu))
 
-    def _mask(self, mask: Tensor) -> Tensor:
-        mask = torch.as_tensor(mask)
-        if mask.dtype != torch.bool or tuple(mask.shape) != self.shape:
+    def _mask(self, mask: object) -> Tensor:
+        """On the device of the volume."""
+        if isinstance(mask, np.ndarray) and mask.dtype == bool:
+            mask = torch.from_numpy(mask.copy())
+        shape = tuple(getattr(mask, "shape", ()))
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or shape != self.shape:
+            kind = getattr(mask, "dtype", type(mask).__name__)
             raise ShapeError(
-                f"mask is {mask.dtype} of shape {tuple(mask.shape)}; expected a boolean for each "
-                f"of the {self.shape} voxels, such as labels == 3"
+                f"mask is {kind} of shape {shape}; expected a boolean for each of the {self.shape} "
+                "voxels, such as labels == 3"
             )
+        check_values(mask, "mask")
         return mask.to(self.mu.device)
 
     def coarsen(self, factor: int | tuple[int, int, int]) -> "Volume":
         """Average blocks of voxels. Where a size is not divisible, air is added at its upper end.
 
         Raises:
-            ConfigError: a factor below 1.
+            ConfigError: a factor below 1, or beyond all bounds.
         """
         several = isinstance(factor, (tuple, list))
         factors = tuple(as_whole(f, "factor") for f in (factor if several else (factor,) * 3))
         if len(factors) != 3:
             raise ConfigError(f"factor has {len(factors)} numbers; expected one or three")
+        if math.prod(n + -n % f for n, f in zip(self.shape, factors, strict=True)) > _MOST_VOXELS:
+            raise ConfigError(
+                f"factor is {factors} for {self.shape} voxels, blocks far larger than the volume; "
+                "expected about its size at most"
+            )
         pad = [x for n, f in zip(self.shape[::-1], factors[::-1], strict=True) for x in (0, -n % f)]
         wide = torch.promote_types(self.mu.dtype, torch.float32)  # half types cannot be pooled
         mu = torch.nn.functional.pad(self.mu.to(wide), pad)[None, None]

@@ -7,7 +7,14 @@ import torch
 from drrlib import geometry, io
 from drrlib.errors import DrrlibError
 from drrlib.geometry import CArm
-from drrlib.registration import Registration, RegistrationResult, register
+from drrlib.registration import (
+    Registration,
+    RegistrationResult,
+    Track,
+    register,
+    register_bodies,
+    track,
+)
 from drrlib.view import View
 from drrlib.volume import Volume
 
@@ -54,6 +61,17 @@ CALLS = {
     "preset": lambda: register(VIEW, VOLUME, preset=MANY),
     "search": lambda: register(VIEW, VOLUME, search=3),
     "free": lambda: register(VIEW, VOLUME, free=3, preset="fast"),
+    "bodies": lambda: register_bodies(VIEW, 5, torch.zeros(1, 6)),
+    "reach": lambda: track([VIEW], VOLUME, reach="ab"),
+    "smooth": lambda: track([VIEW], VOLUME, smooth="a"),
+    "fine": lambda: track([VIEW], VOLUME, fine=3),
+    "track's preset": lambda: track([VIEW], VOLUME, preset=MANY),
+    "track's search": lambda: track([VIEW], VOLUME, search=3),
+    "track's name": lambda: Track.load(3),
+    "labels' name": lambda: io.read_labels(3, VOLUME),
+    "mask of another kind": lambda: VOLUME.structure("a"),
+    "what takes its place": lambda: VOLUME.without(VOLUME.mu > 0, "a"),
+    "blocks": lambda: VOLUME.coarsen_to(1e18),
 }
 
 

@@ -44,6 +44,8 @@ def _volumes(mu, affine, volume) -> list[Door]:
         _door(drrlib.Volume.from_hu, mu, affine, mu_water=0.02),
         _door(volume.with_mu, mu),
         _door(volume.crop_to_support, 1),
+        _door(volume.structure, volume.mu > 0.01),
+        _door(volume.without, volume.mu > 0.01, 0.02),
         _door(volume.coarsen, 2),
         _door(volume.coarsen_to, 20.0),
         _door(drrlib.Grid, mu, affine),
@@ -139,6 +141,7 @@ def _register(volume, carm) -> list[Door]:
     drr, zero = drrlib.DRR(volume, carm), torch.zeros(6)
     image, pose = drr.at(zero)[0], drr.pose(zero)
     view = drrlib.View(image, carm, start=zero)
+    quick = registration.Preset(2, 1, 2, (1,), ((2,),), finest=None, attempts=1, window=2.5)
     found = drrlib.descend(image, drr, torch.full((2, 6), 0.01))
     points, pixels = torch.rand(8, 3).double() * 40, torch.rand(8, 2).double() * 6
     return [
@@ -148,6 +151,8 @@ def _register(volume, carm) -> list[Door]:
         _door(registration.arun, points, points),
         _door(registration.pnp, points, pixels, carm),
         _door(registration.register, view, volume, zero, preset="fast", search=None),
+        _door(drrlib.register_bodies, view, [volume], zero[None], preset=quick, search=(0.1, 5.0)),
+        _door(drrlib.track, [view, image], volume, zero, preset=quick, reach=(0.1, 5.0), fine=True),
         _door(registration.register, view, volume, zero, free=(), only=False, loss="zncc"),
         _door(registration.Registration, volume, carm),
         _door(registration.descend, image, drr, zero, loss="zncc"),
@@ -171,6 +176,9 @@ def _files(volume, carm, folder: Path) -> list[Door]:
         _door(drrlib.list_series, nowhere),
         _door(drrlib.read_xray, stack, carm=carm, frame=0, values="auto", mask=True),
         _door(drrlib.read_xray, stack, sdd=1000.0, sod=600.0, delx=0.4, dely=0.4, theta=0.0),
+        _door(drrlib.read_xray_run, stack, [0, 2], carm=carm, values="auto", mask=True),
+        _door(io.read_labels, nowhere, volume),
+        _door(drrlib.Track.load, nowhere),
         _door(drrlib.read_tiff_stack, stack, (1.0, 1.0, 2.0), hu=(1.0, -1024.0)),
         _door(drrlib.read_tiff_stack, stack, (1.0, 1.0, 2.0), mu_per_value=0.02, mu_water=0.02),
         _door(drrlib.read_mesh, nowhere, 0.5, voxel=2.0, scale=1.0, lines=2),

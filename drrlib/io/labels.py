@@ -3,13 +3,13 @@
 import itertools
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from drrlib.arrays import as_path, check_kind
 from drrlib.errors import ConfigError, VolumeError
 from drrlib.io.ct import READERS, suffix
 from drrlib.io.plausible import NotHounsfieldWarning
@@ -34,7 +34,8 @@ def read_labels(path: str | os.PathLike, volume: Volume) -> Int[Tensor, "x y z"]
         ConfigError: not such a file.
         VolumeError: unreadable, another grid than the volume's, or no labels.
     """
-    path = Path(path)
+    path = as_path(path)
+    check_kind(volume, Volume, "volume")
     reader = READERS.get(suffix(path))
     if reader is None or path.is_dir():
         raise ConfigError(f"{path.name!r} is no label map; expected one of {', '.join(READERS)}")

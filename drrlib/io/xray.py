@@ -2,56 +2,29 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from drrlib.arrays import as_flag, as_number, as_path
+from drrlib.arrays import as_flag, as_number, as_path, check_kind
 from drrlib.errors import ConfigError, DicomError
 from drrlib.geometry import CArm, eta
 from drrlib.io.calibration import Calibration
 from drrlib.io.carm_header import carm_from_dicom, start_from_dicom
-from drrlib.io.carm_tags import positioner_angle
-from drrlib.io.dicom_tags import whole
-from drrlib.io.pictures import read_picture
-from drrlib.io.xray_file import (
-    flat_header,
-    frame_count,
-    is_dicom,
-    is_grouped,
-    modality_table_values,
-    read_dicom,
-    stored_frames,
-    voi_table_values,
-)
 from drrlib.io.xray_mask import dead_field, header_mask, image_mask
+from drrlib.io.xray_source import Grey, open_source
 from drrlib.io.xray_values import (
-    Meaning,
     known_by_caller,
     line_integrals,
-    meaning_of_header,
     meaning_of_image,
-    padding_range,
 )
 from drrlib.view import View
 
 LENGTHS = ("sdd", "sod", "delx", "dely")
 ANGLES = ("theta", "phi", "gamma", "b", "flipped")
-
-
-class _Grey(NamedTuple):
-    """Values of the chosen frames [frame, height, width] and what the file says of them."""
-
-    stack: np.ndarray
-    full: int
-    meaning: Meaning
-    known: np.ndarray  # False where the file says that nothing was measured
-    header: object | None  # flat DICOM header of the frame
-    dataset: object | None  # the whole one
-    frame: int  # in that one
 
 
 def read_xray(
@@ -94,13 +67,14 @@ def read_xray(
             tag and the keyword that replaces it. No message repeats a patient's data.
         GeometryError: lengths that no C-arm can have.
     """
-    path = _check_call(path, geometry)
+    path = _file(path)
     page = isinstance(frame, int) and not isinstance(frame, bool)
     if not page and not (isinstance(frame, str) and frame == "max"):
         raise ConfigError(f"frame is {frame!r}; expected a number from 0, or 'max'")
-    how = _how(carm, values, bone, open_field, mask, geometry)
+    given = dict(carm=carm, values=values, bone=bone, open_field=open_field, mask=mask)
+    how = _How.of(given | geometry)
     with _naming(path):
-        source = _open(path)
+        source = open_source(path)
         frames = list(range(source.count)) if frame == "max" else [frame]
         return _view(source.grey(frames, source.stored(frames)), how)
 
@@ -126,13 +100,10 @@ def read_xray_run(
     """
     if "frame" in options:
         raise ConfigError("frame is an option of read_xray; expected frames=(0, 1, ...) or none")
-    known = dict(carm=None, values="auto", bone="auto", open_field=None, mask=True)
-    geometry = {name: x for name, x in options.items() if name not in known}
-    path = _check_call(path, geometry)
-    how = _how(**(known | {n: x for n, x in options.items() if n in known}), geometry=geometry)
+    path, how = _file(path), _How.of(options)
     with _naming(path):
-        source = _open(path)
-        chosen = list(range(source.count)) if frames is None else list(frames)
+        source = open_source(path)
+        chosen = list(range(source.count)) if frames is None else _listed(frames)
         wrong = [x for x in chosen if isinstance(x, bool) or not isinstance(x, int)]
         if wrong or not chosen:
             raise ConfigError(f"frames is {frames!r}; expected numbers from 0, at least one")
@@ -149,42 +120,37 @@ def read_xray_run(
 
 
 class _How(NamedTuple):
-    """Options of `read_xray`."""
+    """Options of `read_xray`, checked as far as no image is needed."""
 
-    carm: CArm | Calibration | None
-    values: str
-    bone: str
-    open_field: float | None
-    mask: bool
     geometry: dict
+    carm: CArm | Calibration | None = None
+    values: str = "auto"
+    bone: str = "auto"
+    open_field: float | None = None
+    mask: bool = True
+
+    @classmethod
+    def of(cls, options: dict) -> "_How":
+        """From all of them, lengths and angles among them."""
+        known = {name: x for name, x in options.items() if name in cls._fields[1:]}
+        if known.get("open_field") is not None:
+            known["open_field"] = as_number(known["open_field"], "open_field")
+        if "mask" in known:
+            known["mask"] = as_flag(known["mask"], "mask")
+        geometry = {name: x for name, x in options.items() if name not in known}
+        unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
+        if unknown:
+            raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
+        return cls(geometry, **known)
 
 
-class _Source(NamedTuple):
-    """A file that was read.
-
-    Attributes:
-        count: Its frames.
-        stored: Numbers of frames -> their values as stored [frame, height, width].
-        grey: Numbers of frames and these values -> what they mean.
-    """
-
-    count: int
-    stored: Callable[[list[int]], np.ndarray]
-    grey: Callable[[list[int], np.ndarray], _Grey]
+def _listed(frames: object) -> list:
+    check_kind(frames, (list, tuple, range), "frames")
+    return list(frames)
 
 
-def _how(carm, values, bone, open_field, mask, geometry) -> _How:
-    """The options, checked as far as no image is needed."""
-    if open_field is not None:
-        open_field = as_number(open_field, "open_field")
-    return _How(carm, values, bone, open_field, as_flag(mask, "mask"), geometry)
-
-
-def _check_call(path: str | os.PathLike, geometry: dict) -> Path:
+def _file(path: str | os.PathLike) -> Path:
     path = as_path(path)
-    unknown = sorted(set(geometry) - {*LENGTHS, *ANGLES})
-    if unknown:
-        raise ConfigError(f"unknown {unknown}; choose of {', '.join((*LENGTHS, *ANGLES))}")
     if not path.is_file():
         raise ConfigError(f"{str(path)!r} does not exist or is a folder; expected an image file")
     return path
@@ -201,7 +167,7 @@ def _naming(path: Path):
         raise type(error)(f"{str(path)!r}: {error}") from error.__cause__
 
 
-def _view(grey: _Grey, how: _How) -> View:
+def _view(grey: Grey, how: _How) -> View:
     size, carm = grey.stack.shape[1:], how.carm
     device, pose, start, placed = _place(grey, size, carm, how.geometry)
     grey = grey._replace(meaning=known_by_caller(grey.meaning, how.values, how.bone))
@@ -216,70 +182,7 @@ def _view(grey: _Grey, how: _How) -> View:
     return View(torch.from_numpy(image), device, weights, pose, start, notes, lines)
 
 
-def _open(path: Path) -> _Source:
-    if is_dicom(path):
-        ds = read_dicom(path)
-        return _Source(
-            frame_count(ds),
-            lambda frames: stored_frames(path, ds, frames),
-            lambda frames, stored: _dicom_grey(ds, frames, stored),
-        )
-    picture = read_picture(path)
-    pages = len(picture.values)
-
-    def chosen(frames: list[int]) -> np.ndarray:
-        for frame in frames:
-            if not 0 <= frame < pages:
-                raise ConfigError(f"frame is {frame}; the file has {pages}, counted from 0")
-        return picture.values[frames]
-
-    def grey(frames: list[int], stored: np.ndarray) -> _Grey:
-        known = np.ones(stored.shape[1:], dtype=bool)
-        meaning = Meaning(notes=picture.notes)
-        return _Grey(stored.astype(np.float64), picture.full, meaning, known, None, None, 0)
-
-    return _Source(pages, chosen, grey)
-
-
-def _dicom_grey(ds, frames: list[int], stored: np.ndarray) -> _Grey:
-    header = flat_header(ds, frames[0])
-    if len(frames) > 1:
-        _check_still(ds, frames)
-    meaning = meaning_of_header(header)
-    bits = whole(header, "BitsStored") or whole(header, "BitsAllocated") or 16
-    stack, full = stored.astype(np.float64), 1 << bits
-    if whole(header, "PixelRepresentation") == 1 and stored.min() < 0:
-        stack += 1 << (bits - 1)
-    table = modality_table_values(header, stored)
-    if table is None and meaning.kind == "display":
-        table = voi_table_values(header, stored)
-        if table is not None:
-            meaning = meaning.said("the header's VOI LUT table was applied")
-    if table is not None:
-        stack, full = table, 1 << max(int(table.max()).bit_length(), 8)
-    known = np.ones(stored.shape[1:], dtype=bool)
-    padding = padding_range(header)
-    if padding is not None:
-        known = ((stored < padding[0]) | (stored > padding[1])).all(axis=0)
-    return _Grey(stack, full, meaning, known, header, ds, frames[0])
-
-
-def _check_still(ds, frames: list[int]) -> None:
-    """A maximum over frames needs one pose for all of them."""
-    enhanced = is_grouped(ds)
-    for which in ("Primary", "Secondary"):
-        angles = []
-        for k in (frames[0], frames[-1]):
-            header = flat_header(ds, k)
-            angles.append(positioner_angle(header, which, 0 if enhanced else k))
-        if None not in angles and abs(angles[0] - angles[1]) > 0.05:
-            raise ConfigError(
-                "frame is 'max', but the positioner moved during the run; expected one pose for "
-                "all frames: choose one frame"
-            )
-
-
-def _place(grey: _Grey, size: tuple[int, int], carm, geometry: dict):
+def _place(grey: Grey, size: tuple[int, int], carm, geometry: dict):
     """C-arm, pose, start, and sentences about them."""
     if carm is None and grey.header is None:
         return *_by_hand(size, geometry), ()
@@ -333,7 +236,7 @@ def _by_hand(size: tuple[int, int], geometry: dict):
 
 
 def _understand(
-    grey: _Grey, open_field: float | None, mask: bool
+    grey: Grey, open_field: float | None, mask: bool
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Line integrals, which pixels count, and how both were found."""
     first = grey.stack[0]

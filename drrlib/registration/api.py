@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.arrays import Numbers, as_flag, as_numbers
@@ -72,11 +73,7 @@ def register(
     """
     if not isinstance(volume, Volume):
         raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
-    views, only = as_views(views), as_flag(only, "only")
-    if not (preset is None or isinstance(preset, (str, Preset))):
-        raise ConfigError(f"preset is a {type(preset).__name__}; expected a name or a Preset")
-    if search is not None:
-        search = as_numbers(search, "search", 2)
+    views = as_views(views)
     first, (start, search) = views[0], look_where(views[0], volume, start, search, preset)
     if preset == "paper":
         if len(views) > 1 or free or first.weights is not None or tuple(search) != RANGE:
@@ -98,14 +95,12 @@ def prepare(
 ) -> Registration:
     """The pipeline for these cameras; arguments and errors as in `register`."""
     if preset is None:
-        lines = all(view.lines for view in views) and not only
+        lines = all(view.lines for view in views) and not as_flag(only, "only")
         preset = "robust" if lines else "xray"
-    first = views[0]
-    relatives = [inverse(first.pose) @ v.pose for v in views] if _check_poses(views) else None
     return Registration(
         volume,
         [v.carm for v in views],
-        relatives=relatives,
+        relatives=relative_poses(views),
         preset=preset,
         backend=backend,
         only=only,
@@ -125,8 +120,12 @@ def look_where(
     Raises:
         ShapeError, ConfigError, GeometryError: as `register`.
     """
+    if not (preset is None or isinstance(preset, (str, Preset))):
+        raise ConfigError(f"preset is a {type(preset).__name__}; expected a name or a Preset")
     start = _start(view, volume, start)
-    if search is None:
+    if search is not None:
+        search = as_numbers(search, "search", 2)
+    else:
         search = EVERYWHERE if start is None else RANGE
     if start is None:
         _check_no_start(view, search, preset)
@@ -158,7 +157,19 @@ def _check_no_start(view: View, search, preset) -> None:
         )
 
 
-def _check_poses(views: Sequence[View]) -> bool:
+def relative_poses(views: Sequence[View]) -> list[Float[Tensor, "4 4"]]:
+    """Of each camera, its pose seen from the first.
+
+    Raises:
+        ConfigError, GeometryError: several views that do not say so, or look away from each other.
+    """
+    _check_poses(views)
+    if len(views) == 1:
+        return [torch.eye(4, dtype=torch.float64)]
+    return [inverse(views[0].pose) @ view.pose for view in views]
+
+
+def _check_poses(views: Sequence[View]) -> None:
     lacking = [k for k, view in enumerate(views) if view.pose is None]
     if len(views) > 1 and lacking:
         raise ConfigError(
@@ -171,7 +182,6 @@ def _check_poses(views: Sequence[View]) -> bool:
         for k, view in enumerate(views):
             if float(depth(isocenter, view.pose)) < 0:
                 raise GeometryError(f"view {k} has the isocentre of view 0 {BEHIND}")
-    return len(views) > 1
 
 
 def _as_in_the_paper(view: View, volume: Volume, start, loss, backend) -> RegistrationResult:

@@ -15,19 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers, as_tensor
+from drrlib.arrays import Numbers, as_tensor, check_kind
 from drrlib.drr import DRR
-from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import inverse
+from drrlib.errors import ShapeError
 from drrlib.optimize import Linear, Objective, levenberg, normal_equations
-from drrlib.registration.api import register
+from drrlib.registration.api import register, relative_poses
 from drrlib.registration.doubt import doubt
-from drrlib.registration.judge import hold, judge
+from drrlib.registration.judge import APART, hold, judge
 from drrlib.registration.levels import Levels
 from drrlib.registration.pipeline import RANGE
 from drrlib.registration.plan import Preset, get_preset
 from drrlib.registration.result import RegistrationResult
-from drrlib.registration.stages import APART
 from drrlib.similarity import normalise, zncc_loss
 from drrlib.view import View, as_views, check_starts
 from drrlib.volume import Volume
@@ -63,7 +61,7 @@ def register_bodies(
         ShapeError, ConfigError: what is wrong with which argument.
     """
     began = time.perf_counter()
-    views, bodies = as_views(views), list(bodies)
+    views, bodies = as_views(views), _listed(bodies)
     starts, plan = _check(bodies, starts), get_preset(preset)
     how = dict(preset=preset, search=search, backend=backend, only=True)
     found = [register(views, *one, **how) for one in zip(bodies, starts, strict=True)]
@@ -81,10 +79,14 @@ def register_bodies(
     return [replace(one, seconds=share) for one in found]
 
 
-def _check(bodies: list, starts: Numbers) -> Float[Tensor, "k 6"]:
+def _listed(bodies: object) -> list[Volume]:
+    check_kind(bodies, (list, tuple), "bodies")
     for k, body in enumerate(bodies):
-        if not isinstance(body, Volume):
-            raise ConfigError(f"body {k} is a {type(body).__name__}; expected a Volume")
+        check_kind(body, Volume, f"body {k}")
+    return list(bodies)
+
+
+def _check(bodies: list[Volume], starts: Numbers) -> Float[Tensor, "k 6"]:
     starts = check_starts(as_tensor(starts, "starts", torch.float64))
     if not bodies or tuple(starts.shape) != (len(bodies), 6):
         raise ShapeError(
@@ -94,19 +96,12 @@ def _check(bodies: list, starts: Numbers) -> Float[Tensor, "k 6"]:
     return starts
 
 
-def _relatives(views: Sequence[View]) -> list[Float[Tensor, "4 4"]]:
-    """Of each camera, its pose seen from the first."""
-    if len(views) == 1:
-        return [torch.eye(4, dtype=torch.float64)]
-    return [inverse(views[0].pose) @ view.pose for view in views]
-
-
 def _without(
     views: Sequence[View], others: Sequence[tuple[Volume, RegistrationResult]], backend: str
 ) -> list[View]:
     """The images less what other bodies add to them, by as much as their edges say."""
     left = []
-    for view, relative in zip(views, _relatives(views), strict=True):
+    for view, relative in zip(views, relative_poses(views), strict=True):
         shown = 0.0
         for body, one in others:
             shown = shown + DRR(body, view.carm, backend=backend)(one.pose @ relative)[0].cpu()
@@ -149,7 +144,7 @@ class Together(Objective):
         self.bodies, cameras = tuple(bodies), [view.carm for view in views]
         images = [(-1 if negative else 1) * view.image[None, None] for view in views]
         weights = [None if v.weights is None else v.weights[None, None] for v in views]
-        most, relatives = [view.most for view in views], _relatives(views)
+        most, relatives = [view.most for view in views], relative_poses(views)
         levels = [
             Levels(body, cameras, relatives, backend, plan.finest, True, most) for body in bodies
         ]

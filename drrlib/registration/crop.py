@@ -1,14 +1,17 @@
 """The part of each image around one body among others: all that its fine steps need to look at."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from drrlib.geometry import CArm, transform_points
 from drrlib.optimize import Objective, Sight
+from drrlib.registration.stages import refine
+from drrlib.similarity import Model
 from drrlib.volume import Volume
 
 _MARGIN = 16  # pixels beside the body's box: for steps, and for what windows see beside it
@@ -38,6 +41,29 @@ def cropped(
     near = Objective([_cropped(s, parameters, points) for s in objective.sights], objective.loss)
     left, whole = (sum(s.fixed[0].numel() for s in o.sights) for o in (near, objective))
     return near, left / whole
+
+
+def refine_nearby(
+    objective: Objective,
+    parameters: Float[Tensor, "m n"],
+    owner: Int[Tensor, " m"],
+    steps: Sequence[int],
+    still: Sequence[float],
+    grey: Model,
+    points: Float[Tensor, "8 3"],
+) -> Float[Tensor, "m n"]:
+    """Where `refine` ends, each row by the part of the images around the body.
+
+    Args:
+        points: Of the body's box: `corners`.
+    """
+    ended = []
+    for row, whose in zip(parameters.split(1), owner.split(1), strict=True):
+        part, share = cropped(objective.rows(whose), row, points)
+        one = refine(part, row, torch.zeros_like(whose), steps, still, grey)
+        objective.count(share * part.renders)
+        ended.append(one.parameters)
+    return torch.cat(ended)
 
 
 def _cropped(sight: Sight, parameters: Tensor, points: Tensor) -> Sight:

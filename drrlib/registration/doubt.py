@@ -64,6 +64,15 @@ def doubt(
     return total
 
 
+def spread_of(
+    sights: Sequence[Sight], linear: Sequence[Linear], parameters: Float[Tensor, "m n"]
+) -> Float[Tensor, "m n n"]:
+    """`doubt` of images that are normalised in windows; of others, what their residuals tell."""
+    if sights[0].grey.window:
+        return doubt(sights, linear, parameters)
+    return covariance(sights, linear)
+
+
 def _deeper(sight: Sight, parameters: Float[Tensor, "m n"], first: int) -> list[Tensor]:
     """How far lengths that are off, and an outline that is, move a body along the view."""
     drr, depth = sight.drr, torch.zeros_like(parameters)

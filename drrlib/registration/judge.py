@@ -7,11 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.geometry import Geometry, so3_log
+from drrlib.geometry import Geometry, mtre, so3_log
 
 # A second place this many times worse is another place, not another name for noise.
 GAP = 1.5
 SURE = 1.0  # [mm]
+APART = 10.0  # [mm] mTRE between poses that count as different places
+LOOSE = "the image does not hold the pose"  # how that reason begins
 SLACK = 2.0  # a pose may lie this many times the stated range away
 ALIKE, KEPT = 0.2, 0.5  # loss over the pixels that count; part of them that counts
 # The same where images were normalised in windows: noise counts for as much as bone there, and the
@@ -97,6 +99,26 @@ def beyond(
     return bool(far.any(dim=1).all())
 
 
+def rivals(
+    places: Float[Tensor, "m 4 4"],
+    misfits: Float[Tensor, " m"],
+    coarse: Float[Tensor, "k 4 4"],
+    points: Float[Tensor, "p 3"],
+) -> tuple[float, float]:
+    """Misfit of the second place over the best's, and the part of candidates at the best.
+
+    Args:
+        places: Poses that were refined, best first.
+        misfits: Theirs; not finite where nothing could be compared.
+        coarse: Where the candidates ended.
+        points: Targets [mm, world].
+    """
+    others = misfits[mtre(places, places[:1], points) > APART / 2].nan_to_num(nan=math.inf)
+    gap = float(others.min() / misfits[0]) if len(others) else math.inf
+    near = mtre(coarse, places[:1], points) < APART
+    return gap, float(near.double().mean())
+
+
 def judge(
     loss: float, kept: float, gap: float, target_sd: float, outside: bool, windows: bool = False
 ) -> tuple[bool, str]:
@@ -122,5 +144,5 @@ def judge(
     if gap < GAP:
         return False, f"another place fits nearly as well, {gap:.2f} times the misfit"
     if not target_sd < SURE:
-        return False, f"the image does not hold the pose, +-{target_sd:.2g} mm"
+        return False, f"{LOOSE}, +-{target_sd:.2g} mm"
     return True, "one place fits best"

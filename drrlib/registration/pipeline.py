@@ -29,18 +29,17 @@ from torch import Tensor
 
 from drrlib.arrays import Numbers, as_flag, as_tensor, check_kind
 from drrlib.errors import ConfigError, ShapeError
-from drrlib.geometry import CArm, Geometry, ScanProjection, mtre
-from drrlib.optimize import Normal, Objective, covariance, normal_equations
+from drrlib.geometry import CArm, Geometry, ScanProjection
+from drrlib.optimize import Normal, Objective, normal_equations
 from drrlib.registration.candidates import candidates
-from drrlib.registration.crop import cropped
-from drrlib.registration.doubt import doubt
-from drrlib.registration.judge import beyond, hold, judge
+from drrlib.registration.crop import refine_nearby
+from drrlib.registration.doubt import spread_of
+from drrlib.registration.judge import beyond, hold, judge, rivals
 from drrlib.registration.levels import Levels
 from drrlib.registration.mistaken import mistaken
 from drrlib.registration.plan import Preset, get_preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.stages import (
-    APART,
     Refined,
     descend_together,
     distinct,
@@ -237,11 +236,7 @@ class Registration:
         one = one.rows(best)
 
         model = normal_equations(one.objective.sights, one.linear)
-        spreads = (
-            doubt(one.objective.sights, one.linear, one.parameters)
-            if window
-            else covariance(one.objective.sights, one.linear)
-        )
+        spreads = spread_of(one.objective.sights, one.linear, one.parameters)
         found = []
         for t in range(count):
             stages = tuple((name, x[t], float(y[t])) for name, x, y in path)
@@ -277,20 +272,11 @@ class Registration:
             grey = Model(window=window) if window else self.grey
             still = _TIGHT if last else _LOOSE
             if self.levels.only:
-                rows, rounds = self._nearby(objective, rows, owner, rounds, still, grey), _SETTLE
+                how = (rounds, still, grey, self.levels.corners)
+                rows, rounds = refine_nearby(objective, rows, owner, *how), _SETTLE
             return refine(objective, rows, owner, rounds, still, grey)
         rates = tuple(_FINE * rate / 2**level for rate in self.preset.rates)
         return refine_by_descent(objective, rows, owner, rates, 3 * sum(rounds))
-
-    def _nearby(self, objective, rows, owner, rounds, still, grey) -> Tensor:
-        """The same for one bone among others, each row by the part of the images around it."""
-        ended = []
-        for row, whose in zip(rows.split(1), owner.split(1), strict=True):
-            part, share = cropped(objective.rows(whose), row, self.levels.corners)
-            one = refine(part, row, torch.zeros_like(whose), rounds, still, grey)
-            objective.count(share * part.renders)
-            ended.append(one.parameters)
-        return torch.cat(ended)
 
     def described(self, one: Refined, model: Normal, spreads, t, task) -> RegistrationResult:
         """One image's pose and how the image holds it, not yet judged."""
@@ -321,7 +307,8 @@ class Registration:
 
     def _judged(self, result, start, places: Refined, coarse, task) -> RegistrationResult:
         """A verdict, from the places that were refined, best first, and the coarse candidates."""
-        gap, agreement = self._rivals(places, coarse)
+        poses, ends = self.pose_of(places.parameters[:, :6]), self.pose_of(coarse)
+        gap, agreement = rivals(poses, places.misfit, ends, self.points)
         shift = result.eta[3:] - start[:, 3:]
         outside = beyond(self.pose_of(start), result.pose, shift, task.search)
         windows = places.objective.sights[0].grey.window > 0
@@ -339,15 +326,6 @@ class Registration:
             places=places.parameters[:, :6],
             misfits=places.misfit,
         )
-
-    def _rivals(self, places: Refined, coarse: Tensor) -> tuple[float, float]:
-        """Misfit of the second place over the best's, and the part of candidates at the best."""
-        poses = self.pose_of(places.parameters[:, :6])
-        others = places.misfit[mtre(poses, poses[:1], self.points) > APART / 2]
-        others = others.nan_to_num(nan=math.inf)
-        gap = float(others.min() / places.misfit[0]) if len(others) else math.inf
-        near = mtre(self.pose_of(coarse), poses[:1], self.points) < APART
-        return gap, float(near.double().mean())
 
     def _with_lengths(self, rows: Tensor, free: Sequence[str]) -> Tensor:
         lengths = [float(getattr(self.carm, name)) for name in free]

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -185,10 +185,7 @@ class RegistrationResult:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
-        path = as_path(path)
-        text = json.dumps({"format": _FORMAT, **plain(self)}, indent=1, allow_nan=False)
-        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
-        return path
+        return write_json(path, _FORMAT, plain(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "RegistrationResult":
@@ -197,22 +194,11 @@ class RegistrationResult:
         Raises:
             ConfigError: the file cannot be read, or is something else.
         """
-        path = as_path(path)
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            if entries.pop("format", None) != _FORMAT:
-                raise _Foreign(f"it does not say that it is a {_FORMAT}")
-            return cls.from_plain(entries)
-        except Exception as error:  # what stands there can be nearly anything
-            why = str(error) if isinstance(error, _Foreign) else type(error).__name__
-            raise ConfigError(
-                f"{path.name} is no saved registration ({why}); expected a file that "
-                "RegistrationResult.save wrote"
-            ) from None  # whose text may quote the file
+        return read_json(path, _FORMAT, cls.from_plain)
 
     @classmethod
     def from_plain(cls, entries: dict) -> "RegistrationResult":
-        """A result from what `plain` made of it. Errors as Python's own."""
+        """A result from what `plain` made of it; raises nearly anything where it did not."""
         found = cls(**{name: restored(x) for name, x in entries.items()})
         if found.eta.shape[-1:] != (6,) or found.pose.shape != (*found.eta.shape[:-1], 4, 4):
             raise _Foreign("eta and pose are not those of the same poses")
@@ -267,6 +253,33 @@ class RegistrationResult:
         from drrlib.geometry import write_tfm
 
         return write_tfm(path, self.best.pose)
+
+
+def write_json(path: str | os.PathLike, form: str, entries: dict) -> Path:
+    """Write entries with the name of their form; `read_json` reads them back."""
+    path = as_path(path)
+    text = json.dumps({"format": form, **entries}, indent=1, allow_nan=False)
+    write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
+    return path
+
+
+def read_json(path: str | os.PathLike, form: str, made: Callable[[dict], object]):
+    """What `made` makes of the entries that `write_json` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, or is something else. Its text is not repeated.
+    """
+    path = as_path(path)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if entries.pop("format", None) != form:
+            raise _Foreign(f"it does not say that it is a {form}")
+        return made(entries)
+    except Exception as error:  # what stands there can be nearly anything
+        why = str(error) if isinstance(error, _Foreign) else type(error).__name__
+        raise ConfigError(
+            f"{path.name} is no saved {form.split()[1]} ({why}); expected a file that .save wrote"
+        ) from None  # whose text may quote the file
 
 
 def plain(value: object) -> object:

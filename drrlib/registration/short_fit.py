@@ -19,13 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drrlib.geometry import mtre
-from drrlib.optimize import Objective, covariance, levenberg, normal_equations
-from drrlib.registration.doubt import doubt
-from drrlib.registration.judge import judge
+from drrlib.optimize import Objective, levenberg, normal_equations
+from drrlib.registration.doubt import spread_of
+from drrlib.registration.judge import APART, judge
 from drrlib.registration.pipeline import Registration
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
-from drrlib.registration.stages import APART, refine
+from drrlib.registration.stages import distinct, refine
 from drrlib.registration.task import Task
 from drrlib.similarity import Model, zncc_loss
 
@@ -151,9 +151,7 @@ class ShortFit:
         one = refine(objective, p, torch.zeros(1, dtype=torch.long), _FINE, _STILL, grey, _ROUNDS)
         sights = one.objective.sights
         model = normal_equations(sights, one.linear)
-        spreads = (
-            doubt(sights, one.linear, one.parameters) if window else covariance(sights, one.linear)
-        )
+        spreads = spread_of(sights, one.linear, one.parameters)
         task = Task((1.0, 1.0), (), zncc_loss)
         result = reg.described(one, model, spreads, 0, task)
         step = -torch.linalg.pinv(model.curvature[0], hermitian=True) @ model.gradient[0]
@@ -169,12 +167,8 @@ class ShortFit:
 
     def distinct(self, starts: Float[Tensor, "s 6"]) -> Float[Tensor, "k 6"]:
         """Starts that are not nearly an earlier one."""
-        poses, kept = self.registration.pose_of(starts), [0]
-        for k in range(1, len(starts)):
-            off = mtre(poses[kept], poses[k : k + 1], self.registration.points)
-            if bool((off > _SAME).all()):
-                kept.append(k)
-        return starts[kept]
+        reg = self.registration
+        return starts[distinct(reg.pose_of(starts), reg.points, len(starts), _SAME)]
 
 
 def verdict(ended: Ended, before: Before, jumped: float, allowed: float) -> tuple[bool, bool, str]:

@@ -19,10 +19,10 @@ from drrlib.optimize import (
     levenberg,
     linear,
 )
+from drrlib.registration.judge import APART
 from drrlib.registration.outliers import ROUNDS, misfit, reweighed
 from drrlib.similarity import LINE, Model
 
-APART = 10.0  # [mm] mTRE between poses that count as different places
 _LOW = 0.05  # part of the rates that is left at the end of a descent
 
 
@@ -165,13 +165,15 @@ def refine_by_descent(
     return Refined(eta, loss, loss, kept, owner, each, each.linearize(eta))
 
 
-def distinct(poses: Float[Tensor, "k 4 4"], points: Float[Tensor, "p 3"], most: int) -> list[int]:
-    """Indices of the first poses that are not near an earlier one."""
+def distinct(
+    poses: Float[Tensor, "k 4 4"], points: Float[Tensor, "p 3"], most: int, apart: float = APART
+) -> list[int]:
+    """Indices of the first poses that are not within so many mm of an earlier one (mTRE)."""
     kept: list[int] = []
     for i in range(len(poses)):
         if len(kept) == most:
             break
-        if not kept or bool((mtre(poses[kept], poses[i : i + 1], points) > APART).all()):
+        if not kept or bool((mtre(poses[kept], poses[i : i + 1], points) > apart).all()):
             kept.append(i)
     return kept
 

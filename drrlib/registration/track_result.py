@@ -1,6 +1,5 @@
 """What `track` returns: a registration for each time step, and what they tell together."""
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from drrlib.atomic import write_whole
+from drrlib.arrays import as_length
 from drrlib.errors import ConfigError, ShapeError
 from drrlib.geometry import PARAMETERS, inverse, to_degrees
-from drrlib.registration.result import RegistrationResult, plain
+from drrlib.registration.result import RegistrationResult, plain, read_json, write_json
 
 _FORMAT = "drrlib track 1"
 
@@ -125,11 +124,8 @@ class Track:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything as JSON, without a lost digit; `load` reads it back equal."""
-        path, results = Path(path), [plain(one) for one in self.results]
-        entries = {"format": _FORMAT, "smooth": self.smooth, "results": results}
-        text = json.dumps(entries, indent=1, allow_nan=False)
-        write_whole(path, lambda name: name.write_text(text + "\n", encoding="utf-8", newline="\n"))
-        return path
+        results = [plain(one) for one in self.results]
+        return write_json(path, _FORMAT, {"smooth": self.smooth, "results": results})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Track":
@@ -138,14 +134,10 @@ class Track:
         Raises:
             ConfigError: the file cannot be read, or is something else.
         """
-        try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
-            if entries["format"] != _FORMAT:
-                raise ValueError(f"it does not say that it is a {_FORMAT}")
-            results = tuple(RegistrationResult.from_plain(one) for one in entries["results"])
-            return cls(results, entries["smooth"])
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-            raise ConfigError(
-                f"{Path(path).name} is no saved track ({type(error).__name__}: {error}); "
-                "expected a file that Track.save wrote"
-            ) from error
+        return read_json(path, _FORMAT, cls._from_plain)
+
+    @classmethod
+    def _from_plain(cls, entries: dict) -> "Track":
+        results = tuple(RegistrationResult.from_plain(one) for one in entries["results"])
+        smooth = entries["smooth"]
+        return cls(results, None if smooth is None else as_length(smooth, "smooth"))

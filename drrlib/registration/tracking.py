@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drrlib.arrays import Numbers
+from drrlib.arrays import Numbers, as_flag, as_length, as_numbers, check_kind
 from drrlib.errors import ConfigError
 from drrlib.geometry import mtre
 from drrlib.registration.api import look_where, prepare
 from drrlib.registration.frames import Frame, Instant, instants
-from drrlib.registration.judge import SURE
+from drrlib.registration.judge import APART, LOOSE, SURE
 from drrlib.registration.motion import predicted, smoothed
 from drrlib.registration.pipeline import RANGE, Registration
 from drrlib.registration.plan import Preset
 from drrlib.registration.result import RegistrationResult
 from drrlib.registration.short_fit import Before, Ended, ShortFit, searching, verdict
-from drrlib.registration.stages import APART
 from drrlib.registration.track_result import Track
 from drrlib.volume import Volume
 
@@ -80,36 +79,35 @@ def track(
     Raises:
         ShapeError, ConfigError, GeometryError: what is wrong with which argument or frame.
     """
-    if not isinstance(volume, Volume):
-        raise ConfigError(f"volume is a {type(volume).__name__}; expected a Volume")
-    _check_options(preset, reach, smooth)
+    check_kind(volume, Volume, "volume")
+    reach, smooth = _check_options(preset, reach, smooth)
+    fine = None if fine is None else as_flag(fine, "fine")
     views, steps = instants(frames)
     start, search = look_where(views[0], volume, start, search, preset)
     registration = prepare(views, volume, preset, backend, only)
-    body = _Body(registration, start, search, tuple(reach), fine)
+    body = _Body(registration, start, search, reach, fine)
     results = []
     for k, instant in enumerate(steps):
         results.append(body.follow(instant, k))
         _log.info("time step %d: %s", k, results[-1])
-    raw = results
     if smooth is not None:
-        results = smoothed(raw, smooth)
+        results = smoothed(results, smooth)
     return Track(tuple(results), smooth)
 
 
-def _check_options(preset, reach, smooth) -> None:
-    if preset == "paper":
+def _check_options(preset, reach, smooth) -> tuple[tuple[float, float], float | None]:
+    """Reach and smoothing as numbers."""
+    if isinstance(preset, str) and preset == "paper":
         raise ConfigError(
             'preset is "paper", one descent without a verdict; track needs "robust", "xray", '
             '"fast" or a Preset'
         )
-    reach = tuple(reach)
-    if len(reach) != 2 or not all(0 < x < math.inf for x in reach) or reach[0] > math.pi:
+    reach = as_numbers(reach, "reach", 2)
+    if min(reach) <= 0 or reach[0] > math.pi:
         raise ConfigError(
             f"reach is {reach}; expected (rotation in rad up to pi, translation in mm), > 0"
         )
-    if smooth is not None and not 0 < smooth < math.inf:
-        raise ConfigError(f"smooth is {smooth}; expected a width above 0 [time steps], or None")
+    return reach, None if smooth is None else as_length(smooth, "smooth")
 
 
 class _Body:
@@ -257,4 +255,4 @@ class _Body:
 
 def _loose(found: RegistrationResult) -> bool:
     """Whether a search doubts for nothing but that the image holds the pose too loosely."""
-    return found.reason.startswith("the image does not hold the pose") and found.target_sd >= SURE
+    return found.reason.startswith(LOOSE)

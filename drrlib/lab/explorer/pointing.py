@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 
-from drrlib.arrays import Numbers
 from drrlib.errors import ConfigError
-from drrlib.geometry import CArm
 from drrlib.lab.explorer.areas import Area, Areas
 from drrlib.lab.explorer.gantry import Gantry
 from drrlib.lab.explorer.handover import views_of
 from drrlib.lab.explorer.marks import Marks, densest, pose_from_marks
 from drrlib.view import View
-from drrlib.volume import Volume
 
 
 class Pointing(Gantry):
-    """A C-arm that is moved by hand, with what a hand points at and draws.
+    """A C-arm that is moved by hand, with what a hand points at and draws; made as a `Gantry`.
 
     Attributes:
         pointing: Whether crosshairs are drawn.
@@ -25,18 +22,12 @@ class Pointing(Gantry):
         areas: Regions of each view.
     """
 
-    def __init__(
-        self,
-        volume: Volume,
-        views: Sequence[View],
-        start: Numbers | None,
-        carms: tuple[CArm, ...],
-    ):
-        super().__init__(volume, views, start, carms)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.radius_mm, self.pointing = 20.0, False
-        self.spot = tuple(volume.center.tolist())
-        self.marks, self.areas = Marks(), [Areas() for _ in carms]
-        self._cursors = [(0.5 * c.width, 0.5 * c.height) for c in carms]
+        self.spot = tuple(self.volume.center.tolist())
+        self.marks, self.areas = Marks(), [Areas() for _ in self.placement.carms]
+        self._cursors = [(0.5 * c.width, 0.5 * c.height) for c in self.placement.carms]
 
     @property
     def cursor(self) -> tuple[float, float]:
